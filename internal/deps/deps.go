@@ -1,0 +1,40 @@
+//go:build deps
+
+// Package deps pins libraries while the rooms that use them are being built.
+package deps
+
+import (
+	_ "github.com/99designs/gqlgen/graphql/handler"
+	_ "github.com/99designs/gqlgen/graphql/handler/transport"
+	_ "github.com/99designs/gqlgen/graphql/playground"
+	_ "github.com/EventStore/EventStore-Client-Go/v4/esdb"
+	_ "github.com/ThreeDotsLabs/watermill/components/metrics"
+	_ "github.com/ThreeDotsLabs/watermill/message/router/middleware"
+	_ "github.com/ThreeDotsLabs/watermill/pubsub/tests"
+	_ "github.com/anishathalye/porcupine"
+	_ "github.com/cockroachdb/pebble/v2"
+	_ "github.com/containerd/go-runc"
+	_ "github.com/coreos/go-iptables/iptables"
+	_ "github.com/google/go-cmp/cmp"
+	_ "github.com/google/go-containerregistry/pkg/registry"
+	_ "github.com/google/go-containerregistry/pkg/v1/layout"
+	_ "github.com/google/go-containerregistry/pkg/v1/remote"
+	_ "github.com/google/go-containerregistry/pkg/v1/tarball"
+	_ "github.com/gorilla/websocket"
+	_ "github.com/jackc/pgx/v5/pgxpool"
+	_ "github.com/miekg/dns"
+	_ "github.com/opencontainers/runtime-spec/specs-go"
+	_ "github.com/pressly/goose/v3"
+	_ "github.com/prometheus/client_golang/prometheus/promhttp"
+	_ "github.com/spf13/cobra"
+	_ "github.com/tidwall/btree"
+	_ "github.com/vishvananda/netlink"
+	_ "golang.org/x/sync/errgroup"
+	_ "k8s.io/apiextensions-apiserver/pkg/apiserver"
+	_ "k8s.io/cri-streaming/pkg/streaming"
+	_ "k8s.io/kube-aggregator/pkg/apiserver"
+	_ "k8s.io/kubectl/pkg/cmd"
+	_ "k8s.io/kubernetes/pkg/controlplane"
+	_ "pgregory.net/rapid"
+	_ "sigs.k8s.io/yaml"
+)
