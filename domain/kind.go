@@ -15,15 +15,17 @@ type Kind struct {
 	Kind     string // "Pod"
 	Resource string // "pods"
 
+	ShortNames []string // as kubectl knows them: "po"
 	Namespaced bool
 	// New returns an empty typed object of Version.
 	New func() runtime.Object
 	// Indexes are the ways in which the read models can look objects up besides by name. Every kind has the index OwnerIndex.
 	Indexes []Index
-	// Words name the changes of this kind that the field has a word for. The first that matches names the event; none:
-	// "<Kind>Created", "<Kind>Changed", "<Kind>Deleted".
+	// Words name the changes of this kind that the field has a word for. The first that matches names the event; when none
+	// does, the words that every kind has are tried (see EventType).
 	Words []Word
-	// Retention bounds the streams of kinds whose past nobody needs. The zero value keeps everything.
+	// Retention bounds the streams of kinds whose past nobody needs. The zero value keeps everything. The events of a bounded
+	// stream hold whole objects, because what a delta builds on may be gone (see Delta).
 	Retention Retention
 }
 
@@ -53,8 +55,13 @@ type Index struct {
 
 // The indexes that more than one room asks for by name.
 const (
-	OwnerIndex = "owner" // metadata.ownerReferences[*].uid; every kind has it
-	NodeIndex  = "node"  // pods: spec.nodeName, "" for those that are not bound
+	OwnerIndex    = "owner"    // metadata.ownerReferences[*].uid; every kind has it
+	NodeIndex     = "node"     // pods: spec.nodeName, "" for those that are not bound
+	RefersIndex   = "refers"   // pods: what they need, as "secrets/<name>", "configmaps/<name>", "persistentvolumeclaims/<name>", "serviceaccounts/<name>", all of the pod's namespace
+	ServiceIndex  = "service"  // endpoint slices: "<namespace>/<name>" of the service that they belong to
+	InvolvedIndex = "involved" // events: involvedObject.uid
+	ParentIndex   = "parent"   // IP addresses: "<namespace>/<name>" of the service that holds them
+	ClaimIndex    = "claim"    // persistent volumes: "<namespace>/<name>" of the claim that they are bound to
 )
 
 // Word names a change. Match sees the typed objects before and after; before is nil for a creation, after for a deletion.
@@ -63,6 +70,9 @@ type Word struct {
 	Doc   string // one sentence, for the event catalogue
 	Match func(before, after runtime.Object) bool
 }
+
+// Retained says whether the stream of this kind is bounded, so that its older events may be gone.
+func (k *Kind) Retained() bool { return k.Retention != (Retention{}) }
 
 // Retention bounds a stream. Zero fields do not bound.
 type Retention struct {

@@ -39,34 +39,26 @@ func (r Ref) String() string {
 	return gr + "/" + r.Namespace + "/" + r.Name
 }
 
-// StreamPrefix is what the names of all streams of a resource begin with, and no other stream's name does.
-func StreamPrefix(gr Resource) string { return gr.String() + "-" }
+// StreamPrefix is what the names of all streams of a resource begin with, and no other stream's name does: it ends with its
+// only dash. A dash in the resource or the group stands as an underscore, which neither can hold.
+func StreamPrefix(gr Resource) string { return strings.ReplaceAll(gr.String(), "-", "_") + "-" }
 
 // ParseStream is the inverse of Ref.Stream (the UID is not part of a stream's name). It returns false for the name of a
 // stream that does not hold an object, such as a system stream.
 func ParseStream(stream string) (Ref, bool) {
-	slash := strings.LastIndexByte(stream, '/')
-	if slash < 0 || strings.HasPrefix(stream, "$") {
+	if strings.HasPrefix(stream, "$") {
 		return Ref{}, false
 	}
-	// A namespace is a DNS label and may hold dashes, a group may hold them too; a resource name holds neither dash nor dot.
-	head, name := stream[:slash], stream[slash+1:]
-	dash := strings.IndexByte(head, '-')
-	if dash < 0 || name == "" {
+	collection, rest, ok := strings.Cut(stream, "-")
+	if !ok || collection == "" {
 		return Ref{}, false
 	}
-	if dot := strings.IndexByte(head[:dash], '.'); dot >= 0 {
-		// The group's last label holds no dash followed by a namespace we could mistake: a namespace holds no dot, so the
-		// separator is the first dash after the last dot.
-		last := strings.LastIndexByte(head, '.')
-		d := strings.IndexByte(head[last:], '-')
-		if d < 0 {
-			return Ref{}, false
-		}
-		dash = last + d
+	namespace, name, ok := strings.Cut(rest, "/")
+	if !ok || name == "" {
+		return Ref{}, false
 	}
-	gr := schema.ParseGroupResource(head[:dash])
-	return Ref{Group: gr.Group, Resource: gr.Resource, Namespace: head[dash+1:], Name: name}, true
+	gr := schema.ParseGroupResource(strings.ReplaceAll(collection, "_", "-"))
+	return Ref{Group: gr.Group, Resource: gr.Resource, Namespace: namespace, Name: name}, true
 }
 
 // MustParseStream is ParseStream for names that Ref.Stream made.

@@ -1,0 +1,160 @@
+package domain
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// EventType names a change of an object of a kind in a past-tense word of the field: the first of the kind's own words that
+// matches, then of the words that every kind has, and "<Kind>Changed" for what has no better name. before is nil for a
+// creation, after for a deletion. Neither is changed.
+func EventType(k *Kind, before, after runtime.Object) string {
+	for i := range k.Words {
+		if k.Words[i].Match(before, after) {
+			return k.Words[i].Type
+		}
+	}
+	switch {
+	case before == nil:
+		return k.Kind + "Created"
+	case after == nil:
+		return k.Kind + "Deleted"
+	}
+	b, errB := meta.Accessor(before)
+	a, errA := meta.Accessor(after)
+	if errB != nil || errA != nil {
+		return k.Kind + "Changed"
+	}
+	for _, g := range genericWords {
+		if g.match(before, after, b, a) {
+			return k.Kind + g.suffix
+		}
+	}
+	return k.Kind + "Changed"
+}
+
+// EventTypes returns every word for the changes of a kind, in the order in which they are tried, for the event catalogue.
+func EventTypes(k *Kind) []Word {
+	out := slices.Clone(k.Words)
+	has := map[string]bool{}
+	for i := range out {
+		has[out[i].Type] = true
+	}
+	add := func(suffix, doc string, match func(before, after runtime.Object) bool) {
+		if t := k.Kind + suffix; !has[t] {
+			out = append(out, Word{Type: t, Doc: doc, Match: func(before, after runtime.Object) bool {
+				return match(before, after) && EventType(k, before, after) == t
+			}})
+		}
+	}
+	add("Created", "The object was created; the event holds all of it.", func(before, _ runtime.Object) bool { return before == nil })
+	add("Deleted", "The object is gone.", func(before, after runtime.Object) bool { return before != nil && after == nil })
+	both := func(before, after runtime.Object) bool { return before != nil && after != nil }
+	for _, g := range genericWords {
+		if g.suffix == "StatusChanged" && !hasField(k, "Status") {
+			continue
+		}
+		add(g.suffix, g.doc, both)
+	}
+	add("Changed", "Something else about the object changed.", both)
+	return out
+}
+
+// genericWord is a word that every kind has, with the kind's name before it.
+type genericWord struct {
+	suffix, doc string
+	match       func(before, after runtime.Object, b, a metav1.Object) bool
+}
+
+var genericWords = [...]genericWord{
+	{"DeletionRequested", "Somebody asked for the deletion; finalizers, or a grace period, still hold the object.", func(_, _ runtime.Object, b, a metav1.Object) bool {
+		return b.GetDeletionTimestamp() == nil && a.GetDeletionTimestamp() != nil
+	}},
+	{"StatusChanged", "Only what is observed changed, not what is wanted.", func(before, after runtime.Object, _, _ metav1.Object) bool {
+		return fieldsDiffer(before, after, true) && !fieldsDiffer(before, after, false)
+	}},
+	{"LabelsChanged", "Only labels (and perhaps annotations) changed.", func(before, after runtime.Object, b, a metav1.Object) bool {
+		return !maps.Equal(b.GetLabels(), a.GetLabels()) && onlyMetadata(before, after)
+	}},
+	{"AnnotationsChanged", "Only annotations changed.", func(before, after runtime.Object, b, a metav1.Object) bool {
+		return !maps.Equal(b.GetAnnotations(), a.GetAnnotations()) && onlyMetadata(before, after)
+	}},
+	{"FinalizersChanged", "What has to happen before the object may go changed.", func(before, after runtime.Object, b, a metav1.Object) bool {
+		return !slices.Equal(b.GetFinalizers(), a.GetFinalizers()) && onlyMetadata(before, after)
+	}},
+	{"OwnersChanged", "The object was adopted or orphaned.", func(before, after runtime.Object, b, a metav1.Object) bool {
+		return !reflect.DeepEqual(b.GetOwnerReferences(), a.GetOwnerReferences()) && onlyMetadata(before, after)
+	}},
+}
+
+// onlyMetadata says that nothing but metadata differs.
+func onlyMetadata(before, after runtime.Object) bool {
+	return !fieldsDiffer(before, after, true) && !fieldsDiffer(before, after, false)
+}
+
+// fieldsDiffer compares the status of two objects of one Go type, or everything but status and metadata.
+func fieldsDiffer(before, after runtime.Object, status bool) bool {
+	b, a := reflect.ValueOf(before), reflect.ValueOf(after)
+	if b.Type() != a.Type() || b.Kind() != reflect.Pointer || b.Elem().Kind() != reflect.Struct {
+		return !status
+	}
+	b, a = b.Elem(), a.Elem()
+	for i := range b.NumField() {
+		switch name := b.Type().Field(i).Name; {
+		case name == "TypeMeta" || name == "ObjectMeta":
+		case (name == "Status") != status:
+		case !reflect.DeepEqual(b.Field(i).Interface(), a.Field(i).Interface()):
+			return true
+		}
+	}
+	return false
+}
+
+func hasField(k *Kind, name string) bool {
+	t := reflect.TypeOf(k.New()).Elem()
+	if t.Kind() != reflect.Struct {
+		return false
+	}
+	_, ok := t.FieldByName(name)
+	return ok
+}
+
+// changed makes a word for a change of an object that was there before and is there after.
+func changed[T runtime.Object](typ, doc string, match func(before, after T) bool) Word {
+	return Word{Type: typ, Doc: doc, Match: func(before, after runtime.Object) bool {
+		b, ok := before.(T)
+		if !ok {
+			return false
+		}
+		a, ok := after.(T)
+		return ok && match(b, a)
+	}}
+}
+
+// created makes a word for a creation.
+func created[T runtime.Object](typ, doc string, match func(after T) bool) Word {
+	return Word{Type: typ, Doc: doc, Match: func(before, after runtime.Object) bool {
+		a, ok := after.(T)
+		return before == nil && ok && match(a)
+	}}
+}
+
+func deletionRequested[T metav1.Object](b, a T) bool {
+	return b.GetDeletionTimestamp() == nil && a.GetDeletionTimestamp() != nil
+}
+
+// index makes an index's function of one that takes the Go type.
+func index[T runtime.Object](values func(T) []string) func(runtime.Object) []string {
+	return func(obj runtime.Object) []string {
+		t, ok := obj.(T)
+		if !ok {
+			return nil
+		}
+		return values(t)
+	}
+}
