@@ -1,0 +1,418 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/google/uuid"
+
+	"github.com/shiplog/shiplog/eventstore"
+)
+
+const (
+	// What one batch takes at most, so that the first of many writers does not wait for the last.
+	groupRequests = 1024
+	groupBytes    = 4 << 20
+)
+
+// operation is what a writer wants.
+type operation int
+
+const (
+	opAppend operation = iota
+	opDelete
+	opTombstone
+)
+
+// request is one writer's wish.
+type request struct {
+	op       operation
+	stream   string
+	expected eventstore.Expected
+	events   []proposal
+	bytes    int
+
+	taken  atomic.Bool // by the committer, or by the writer who gave up
+	done   chan struct{}
+	result eventstore.Appended
+	err    error
+}
+
+func (r *request) finish(err error) {
+	r.err = err
+	close(r.done)
+}
+
+// queue holds the requests that wait for the next batch.
+type queue struct {
+	mu      sync.Mutex
+	waiting []*request
+	closed  bool
+	signal  chan struct{}
+}
+
+func newQueue() *queue { return &queue{signal: make(chan struct{}, 1)} }
+
+func (q *queue) put(r *request) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return eventstore.ErrClosed
+	}
+	q.waiting = append(q.waiting, r)
+	select {
+	case q.signal <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// take returns what fits into the next batch, and waits for there to be something. It returns nil once the queue is
+// closed and empty.
+func (q *queue) take() []*request {
+	for {
+		q.mu.Lock()
+		n, bytes := 0, 0
+		for n < len(q.waiting) && n < groupRequests && (n == 0 || bytes+q.waiting[n].bytes <= groupBytes) {
+			bytes += q.waiting[n].bytes
+			n++
+		}
+		if n > 0 {
+			taken := q.waiting[:n:n]
+			if q.waiting = q.waiting[n:]; len(q.waiting) == 0 {
+				q.waiting = nil
+			}
+			q.mu.Unlock()
+			return taken
+		}
+		closed := q.closed
+		q.mu.Unlock()
+		if closed {
+			return nil
+		}
+		<-q.signal
+	}
+}
+
+// close takes no more requests, and says whether it was open.
+func (q *queue) close() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return false
+	}
+	q.closed = true
+	select {
+	case q.signal <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// refuse answers all that still wait.
+func (q *queue) refuse(err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, r := range q.waiting {
+		if r.taken.CompareAndSwap(false, true) {
+			r.finish(err)
+		}
+	}
+	q.waiting = nil
+}
+
+// submit hands a request to the committer and waits for the answer. When the context ends before the committer has begun,
+// nothing was changed; when it ends afterwards, the outcome is open, and the same append with the same ids settles it.
+func (l *Log) submit(ctx context.Context, r *request) (eventstore.Appended, error) {
+	if l.opts.ReadOnly {
+		return eventstore.Appended{}, fmt.Errorf("%w: it was opened for reading", eventstore.ErrReadOnly)
+	}
+	if err := ctx.Err(); err != nil {
+		return eventstore.Appended{}, err
+	}
+	r.done = make(chan struct{})
+	if err := l.queue.put(r); err != nil {
+		return eventstore.Appended{}, err
+	}
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+		if r.taken.CompareAndSwap(false, true) {
+			return eventstore.Appended{}, ctx.Err()
+		}
+		select {
+		case <-r.done: // it was too late to give up, so tell how it ended
+		default:
+			return eventstore.Appended{}, fmt.Errorf("waiting for the disk, the outcome is open: %w", ctx.Err())
+		}
+	}
+	return r.result, r.err
+}
+
+// Append adds events to the end of a stream.
+func (l *Log) Append(ctx context.Context, stream string, expected eventstore.Expected, events ...eventstore.Proposed) (eventstore.Appended, error) {
+	r := &request{op: opAppend, stream: stream, expected: expected, events: make([]proposal, 0, len(events))}
+	for _, e := range events {
+		if e.ID == uuid.Nil {
+			e.ID = uuid.New()
+		}
+		if size := len(e.Data) + len(e.Metadata) + len(e.Type); size > l.opts.MaxEventBytes {
+			return eventstore.Appended{}, fmt.Errorf("appending to %s: %w: event %s (%s) has %d bytes, at most %d are taken",
+				stream, eventstore.ErrTooLarge, e.ID, e.Type, size, l.opts.MaxEventBytes)
+		}
+		p := propose(e)
+		r.events, r.bytes = append(r.events, p), r.bytes+len(p.body)
+	}
+	if r.bytes > l.opts.MaxAppendBytes {
+		return eventstore.Appended{}, fmt.Errorf("appending to %s: %w: the events have %d bytes together, at most %d are taken",
+			stream, eventstore.ErrTooLarge, r.bytes, l.opts.MaxAppendBytes)
+	}
+	result, err := l.submit(ctx, r)
+	if err != nil {
+		return result, appendError(stream, err)
+	}
+	return result, nil
+}
+
+func appendError(stream string, err error) error {
+	var wrong *eventstore.WrongExpectedRevisionError
+	if errors.As(err, &wrong) {
+		return err // it names the stream itself
+	}
+	return fmt.Errorf("appending to %s: %w", stream, err)
+}
+
+// commitLoop is the committer.
+func (l *Log) commitLoop() {
+	for {
+		requests := l.queue.take()
+		if requests == nil {
+			return
+		}
+		l.commit(requests)
+	}
+}
+
+// commit answers a group of requests, with one sync for all of them.
+func (l *Log) commit(requests []*request) {
+	g := l.newGroup()
+	defer g.batch.Close()
+	var accepted []*request
+	for _, r := range requests {
+		if !r.taken.CompareAndSwap(false, true) {
+			continue // its writer gave up
+		}
+		if err := l.fuse.blown(); err != nil {
+			r.finish(err)
+			continue
+		}
+		before := g.batch.Count()
+		result, durable, err := g.decide(r)
+		if err != nil && g.batch.Count() != before {
+			// Half of the request is in the batch, and a batch cannot forget. Reading failed, so this is rare.
+			err = fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
+			r.finish(err)
+			for _, r := range accepted {
+				r.finish(err)
+			}
+			for _, r := range requests {
+				if r.taken.CompareAndSwap(false, true) {
+					r.finish(err)
+				}
+			}
+			return
+		}
+		r.result = result
+		if err != nil || durable {
+			r.finish(err)
+			continue
+		}
+		accepted = append(accepted, r)
+	}
+	if len(g.events) == 0 {
+		for _, r := range accepted {
+			r.finish(nil)
+		}
+		return
+	}
+	if err := l.write(g); err != nil {
+		for _, r := range accepted {
+			r.finish(err)
+		}
+		return
+	}
+	l.recent.add(g.events, g.ids)
+	l.nextStream, l.lastTicks, l.lastSample = g.nextStream, g.ticks, g.lastSample
+	var wake chan struct{}
+	l.streams.committed(g, func() { wake = l.tail.push(g.events) })
+	for _, r := range accepted {
+		r.finish(nil)
+	}
+	if wake != nil {
+		l.wakeSoon(wake)
+	}
+}
+
+// write makes a group durable. Whatever goes wrong, the log takes no more writes afterwards: what reached the disk is
+// known only after recovery.
+func (l *Log) write(g *group) (err error) {
+	defer func() {
+		if r := recover(); r != nil { // Pebble panics when it cannot rotate its write-ahead log
+			l.fuse.blow(fmt.Errorf("committing: %v", r))
+		}
+		if blown := l.fuse.blown(); blown != nil {
+			err = blown
+		}
+	}()
+	if err := l.db.Apply(g.batch, pebble.Sync); err != nil {
+		l.fuse.blow(fmt.Errorf("committing: %w", err))
+	}
+	return nil
+}
+
+// wakeSoon has the subscribers woken by a goroutine of its own: with a thousand of them it takes longer than a sync.
+func (l *Log) wakeSoon(wake chan struct{}) {
+	l.wakes.Lock()
+	l.pendingWakes = append(l.pendingWakes, wake)
+	l.wakes.Unlock()
+	select {
+	case l.notify <- struct{}{}:
+	default:
+	}
+}
+
+func (l *Log) wakeLoop() {
+	for {
+		select {
+		case <-l.notify:
+		case <-l.closing:
+			return
+		}
+		l.wakes.Lock()
+		wakes := l.pendingWakes
+		l.pendingWakes = nil
+		l.wakes.Unlock()
+		for _, wake := range wakes {
+			close(wake)
+		}
+	}
+}
+
+// pause waits a little, or until the log is closed.
+func (l *Log) pause() {
+	timer := time.NewTimer(100 * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-l.closing:
+	}
+}
+
+// group is a batch in the making: what the streams will be once it is durable.
+type group struct {
+	l          *Log
+	batch      *pebble.Batch
+	head       eventstore.Position // of the batch's last event
+	events     []eventstore.Recorded
+	ids        []uint64 // of the events' streams
+	states     map[uint64]*stream
+	metas      map[uint64]struct{} // the metadata streams among them
+	newIDs     map[string]uint64
+	nextStream uint64
+	ticks      uint64
+	lastSample eventstore.Position
+	scratch    []byte
+}
+
+func (l *Log) newGroup() *group {
+	return &group{
+		l: l, batch: l.db.NewBatch(), head: l.tail.current(),
+		states: make(map[uint64]*stream), metas: make(map[uint64]struct{}), newIDs: make(map[string]uint64),
+		nextStream: l.nextStream,
+		ticks:      max(l.lastTicks, ticksOf(l.opts.Now())), // the clock may have gone back
+		lastSample: l.lastSample,
+	}
+}
+
+// stream returns a stream as it stands within the batch.
+func (g *group) stream(name string) (*stream, error) {
+	id, ok := g.newIDs[name]
+	if !ok {
+		var err error
+		if id, err = g.l.streams.idOf(database{g.l.db}, name); err != nil {
+			return nil, err
+		}
+	}
+	if st, ok := g.states[id]; ok && id != 0 {
+		return st, nil
+	}
+	_, isMeta := eventstore.MetadataOf(name)
+	st, err := g.l.streams.stateOf(database{g.l.db}, id, isMeta)
+	if err != nil {
+		return nil, err
+	}
+	if isMeta {
+		st.keep.maxCount = 1
+	}
+	if id != 0 {
+		g.keep(id, &st, isMeta)
+	}
+	return &st, nil
+}
+
+func (g *group) keep(id uint64, st *stream, isMeta bool) {
+	g.states[id] = st
+	if isMeta {
+		g.metas[id] = struct{}{}
+	}
+}
+
+// mention gives a stream its id.
+func (g *group) mention(name string, st *stream) error {
+	if st.id != 0 {
+		return nil
+	}
+	st.id = g.nextStream
+	g.nextStream++
+	g.newIDs[name] = st.id
+	_, isMeta := eventstore.MetadataOf(name)
+	g.keep(st.id, st, isMeta)
+	if err := g.batch.Set(keyOfName(name), varints(st.id), nil); err != nil {
+		return err
+	}
+	return g.batch.Set(keyOf(nameKey, st.id), []byte(name), nil)
+}
+
+// add puts an event at the end of a stream, with the given revision.
+func (g *group) add(name string, st *stream, p *proposal, revision uint64) error {
+	if err := g.mention(name, st); err != nil {
+		return err
+	}
+	g.head++
+	h := head{stream: st.id, revision: revision, ticks: g.ticks}
+	g.scratch = appendEnvelope(g.scratch[:0], p, h, g.head)
+	if err := g.batch.Set(keyOf(eventKey, uint64(g.head)), g.scratch, nil); err != nil {
+		return err
+	}
+	if err := g.batch.Set(keyOf(indexKey, st.id, revision), varints(uint64(g.head)), nil); err != nil {
+		return err
+	}
+	if g.lastSample == 0 || g.head-g.lastSample >= sampleEvery {
+		g.lastSample = g.head
+		if err := g.batch.Set(keyOf(timeKey, g.ticks, uint64(g.head)), nil, nil); err != nil {
+			return err
+		}
+	}
+	st.last, st.lastPos = int64(min(revision, math.MaxInt64)), g.head
+	g.ids = append(g.ids, st.id)
+	g.events = append(g.events, eventstore.Recorded{
+		Proposed: p.Proposed, Stream: name, Revision: revision, Position: g.head, Created: timeOf(g.ticks),
+	})
+	return nil
+}

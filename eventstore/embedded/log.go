@@ -1,0 +1,299 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/shiplog/shiplog/eventstore"
+)
+
+// Log is a log in a directory. It is safe for use by any number of goroutines.
+type Log struct {
+	dir     string
+	opts    Options
+	log     *slog.Logger
+	lock    io.Closer
+	fuse    *fuse
+	cache   *pebble.Cache
+	db      *pebble.DB
+	streams *streams
+	tail    tail
+	recent  *recentIDs
+	queue   *queue
+	notify  chan struct{} // there are pendingWakes
+
+	wakes        sync.Mutex
+	pendingWakes []chan struct{} // to be closed, which tells subscribers that the tail has grown
+
+	// Only the committer uses these.
+	nextStream uint64 // id of the next new stream
+	lastTicks  uint64 // date of the last event
+	lastSample eventstore.Position
+
+	use     sync.RWMutex // held for reading while the database is used, for writing to close it
+	closed  bool
+	closing chan struct{}
+	workers sync.WaitGroup
+}
+
+var (
+	_ eventstore.Log         = (*Log)(nil)
+	_ eventstore.TimeIndexed = (*Log)(nil)
+)
+
+// Open opens the log in a directory, which it creates unless opts.ReadOnly is set. It returns ErrLocked when another process has
+// the log open, ErrVersion when a newer build wrote it, and ErrCorrupt when it is damaged beyond what a crash explains.
+func Open(dir string, opts Options) (*Log, error) {
+	opts = opts.withDefaults()
+	l := &Log{
+		dir: dir, opts: opts, log: opts.Logger.With("log", dir),
+		closing: make(chan struct{}), notify: make(chan struct{}, 1), queue: newQueue(),
+		tail:   tail{maxEvents: opts.TailEvents, maxBytes: opts.TailBytes},
+		recent: newRecentIDs(opts.TailEvents),
+	}
+	l.fuse = newFuse(opts.FS, func(cause error) {
+		l.log.Error("the log takes no more writes: writing to disk failed; restart to recover", "error", cause)
+	})
+	if err := l.open(); err != nil {
+		return nil, fmt.Errorf("opening the log in %s: %w", dir, err)
+	}
+	if !opts.ReadOnly {
+		l.workers.Go(l.commitLoop)
+		l.workers.Go(l.wakeLoop)
+		if opts.ScavengeEvery > 0 {
+			l.workers.Go(l.scavengeLoop)
+		}
+	}
+	return l, nil
+}
+
+func (l *Log) open() (err error) {
+	fs := l.opts.FS
+	if l.opts.ReadOnly {
+		if _, err := fs.Stat(l.dir); err != nil {
+			return err
+		}
+	} else if err := fs.MkdirAll(l.dir, 0o700); err != nil {
+		return err
+	}
+	exists, err := checkFormat(fs, l.dir)
+	if err != nil {
+		return err
+	}
+	if !exists && l.opts.ReadOnly {
+		return errors.New("there is no log in it")
+	}
+	if l.lock, err = lockDir(fs, l.dir, l.opts.ReadOnly); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.release())
+		}
+	}()
+	if l.streams, err = newStreams(l.opts.CachedStreams, l.tail.current); err != nil {
+		return err
+	}
+	l.cache = pebble.NewCache(l.opts.CacheBytes)
+	if l.db, err = pebble.Open(fs.PathJoin(l.dir, dbDir), l.pebbleOptions(exists)); err != nil {
+		l.db = nil
+		return openError(err)
+	}
+	if err := l.recover(); err != nil {
+		return err
+	}
+	if exists {
+		return nil
+	}
+	if l.tail.head > 0 {
+		return fmt.Errorf("%w: %s is missing beside %d events: restore the directory from a backup", eventstore.ErrCorrupt, formatFile, l.tail.head)
+	}
+	if err := writeFormat(fs, l.dir); err != nil {
+		return err
+	}
+	return syncDir(fs, fs.PathDir(l.dir))
+}
+
+func openError(err error) error {
+	switch {
+	case pebble.IsCorruptionError(err), errors.Is(err, pebble.ErrDBDoesNotExist):
+		return fmt.Errorf("%w beyond what a crash explains: %w; restore the directory from a backup", eventstore.ErrCorrupt, err)
+	default:
+		return err
+	}
+}
+
+func (l *Log) pebbleOptions(exists bool) *pebble.Options {
+	o := &pebble.Options{
+		FS:                          l.fuse,
+		Cache:                       l.cache,
+		MemTableSize:                l.opts.MemTableBytes,
+		MemTableStopWritesThreshold: 4,
+		MaxOpenFiles:                256,
+		L0CompactionThreshold:       4,
+		L0StopWritesThreshold:       32,
+		LBaseMaxBytes:               32 << 20,
+		FormatMajorVersion:          pebble.FormatNewest,
+		ErrorIfNotExists:            exists,
+		ReadOnly:                    l.opts.ReadOnly,
+		Logger:                      pebbleLogger{l},
+		CompactionConcurrencyRange:  func() (int, int) { return 1, 1 },
+		EventListener:               &pebble.EventListener{BackgroundError: l.backgroundError},
+	}
+	// JSON repeats itself: the older levels, which hold nearly everything, are worth zstd.
+	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionBalanced })
+	for i := range o.Levels {
+		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+	}
+	return o
+}
+
+// recover finds out where the log stands.
+func (l *Log) recover() error {
+	last, found, err := l.lastKey(eventKey)
+	if err != nil {
+		return err
+	}
+	var head eventstore.Position
+	if found {
+		head = eventstore.Position(numberIn(last, 0))
+		value, _, err := database{l.db}.get(last)
+		if err != nil {
+			return err
+		}
+		e, err := openEnvelope(value, head)
+		if err != nil {
+			return err
+		}
+		l.lastTicks = e.ticks
+	}
+	value, found, err := database{l.db}.get([]byte{headKey})
+	if err != nil {
+		return err
+	}
+	if found {
+		var position, ticks uint64
+		if !readVarints(value, &position, &ticks) {
+			return fmt.Errorf("%w: the head does not parse; restore the directory from a backup", eventstore.ErrCorrupt)
+		}
+		head, l.lastTicks = max(head, eventstore.Position(position)), max(l.lastTicks, ticks)
+	}
+	l.tail.head = head
+	l.recent.from = head + 1
+	if last, found, err = l.lastKey(nameKey); err != nil {
+		return err
+	}
+	l.nextStream = 1
+	if found {
+		l.nextStream = numberIn(last, 0) + 1
+	}
+	if last, found, err = l.lastKey(timeKey); err != nil {
+		return err
+	}
+	if found {
+		l.lastSample = eventstore.Position(numberIn(last, 1))
+	}
+	it, err := database{l.db}.iter([]byte{retentionKey}, []byte{retentionKey + 1})
+	if err != nil {
+		return err
+	}
+	for ok := it.First(); ok; ok = it.Next() {
+		l.streams.limited[numberIn(it.Key(), 0)] = struct{}{}
+	}
+	return closeIter(it)
+}
+
+func (l *Log) lastKey(prefix byte) (key []byte, found bool, err error) {
+	it, err := database{l.db}.iter([]byte{prefix}, []byte{prefix + 1})
+	if err != nil {
+		return nil, false, err
+	}
+	defer it.Close()
+	if it.Last() {
+		return append([]byte(nil), it.Key()...), true, nil
+	}
+	return nil, false, readError(it.Error())
+}
+
+// Head is the position of the last committed event.
+func (l *Log) Head(ctx context.Context) (eventstore.Position, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	return l.tail.current(), nil
+}
+
+// acquire keeps the log open until the function that it returns is called.
+func (l *Log) acquire() (release func(), err error) {
+	l.use.RLock()
+	if l.closed {
+		l.use.RUnlock()
+		return nil, eventstore.ErrClosed
+	}
+	return l.use.RUnlock, nil
+}
+
+// Close ends all subscriptions, waits for the appends that have begun, and gives the directory back.
+func (l *Log) Close() error {
+	if !l.queue.close() {
+		return nil
+	}
+	close(l.closing)
+	l.workers.Wait()
+	l.queue.refuse(eventstore.ErrClosed)
+	l.use.Lock()
+	defer l.use.Unlock()
+	l.closed = true
+	if err := l.release(); err != nil {
+		return fmt.Errorf("closing the log in %s: %w", l.dir, err)
+	}
+	return nil
+}
+
+func (l *Log) release() error {
+	var err error
+	if l.db != nil && l.fuse.blown() == nil {
+		err = l.db.Close()
+	}
+	// After a failed write Pebble's state is undefined and closing it may wait for ever. Nothing that it still does reaches
+	// the disk, so the directory can be given back regardless.
+	if l.cache != nil && l.fuse.blown() == nil {
+		l.cache.Unref()
+	}
+	return errors.Join(err, l.lock.Close())
+}
+
+// backgroundError is called when a flush or a compaction failed. Pebble tries again at once, so this slows it down.
+func (l *Log) backgroundError(err error) {
+	select {
+	case <-l.closing:
+		return
+	default:
+	}
+	l.log.Error("background work of the log failed; it is tried again", "error", err)
+	l.pause()
+}
+
+// pebbleLogger passes on what Pebble has to say.
+type pebbleLogger struct{ l *Log }
+
+func (p pebbleLogger) Infof(format string, args ...any) {
+	if p.l.log.Enabled(context.Background(), slog.LevelDebug) {
+		p.l.log.Debug(fmt.Sprintf(format, args...))
+	}
+}
+
+func (p pebbleLogger) Errorf(format string, args ...any) { p.l.log.Error(fmt.Sprintf(format, args...)) }
+
+// Fatalf is how Pebble says that it can go on no more. We go on reading.
+func (p pebbleLogger) Fatalf(format string, args ...any) { p.l.fuse.blow(fmt.Errorf(format, args...)) }
+
+var _ vfs.FS = (*fuse)(nil)

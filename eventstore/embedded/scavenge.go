@@ -1,0 +1,195 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/shiplog/shiplog/eventstore"
+)
+
+// scavengeBatch is how many events are removed at a time, so that writers are hardly held up.
+const scavengeBatch = 512
+
+func (l *Log) scavengeLoop() {
+	ticker := time.NewTicker(l.opts.ScavengeEvery)
+	defer ticker.Stop()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		select {
+		case <-l.closing:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	for {
+		select {
+		case <-ticker.C:
+		case <-l.closing:
+			return
+		}
+		removed, err := l.Scavenge(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			l.log.Error("removing expired events failed; it is tried again later", "error", err)
+		case removed > 0:
+			l.log.Info("removed expired events", "events", removed)
+		}
+	}
+}
+
+// Scavenge removes from disk what retention made expire, and returns how many events that were. Reads do not see these
+// events anyway; positions and revisions are never given again. It runs beside reads and appends.
+func (l *Log) Scavenge(ctx context.Context) (removed int, err error) {
+	if l.opts.ReadOnly {
+		return 0, eventstore.ErrReadOnly
+	}
+	var after uint64
+	for {
+		if err := errors.Join(ctx.Err(), l.fuse.blown()); err != nil {
+			return removed, err
+		}
+		ids, err := l.retainedStreams(after)
+		if err != nil {
+			return removed, fmt.Errorf("scavenging: %w", err)
+		}
+		if len(ids) == 0 {
+			return removed, nil
+		}
+		for _, id := range ids {
+			n, err := l.scavengeStream(ctx, id)
+			if removed += n; err != nil {
+				return removed, fmt.Errorf("scavenging stream %d: %w", id, err)
+			}
+		}
+		after = ids[len(ids)-1]
+	}
+}
+
+// retainedStreams returns the next streams of which something may have expired: those with a retention, and the metadata
+// streams.
+func (l *Log) retainedStreams(after uint64) (ids []uint64, err error) {
+	release, err := l.acquire()
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	it, err := database{l.db}.iter(keyOf(nameKey, after+1), []byte{nameKey + 1})
+	if err != nil {
+		return nil, err
+	}
+	for ok := it.First(); ok && len(ids) < chunkEvents; ok = it.Next() {
+		id := numberIn(it.Key(), 0)
+		if _, isMeta := eventstore.MetadataOf(string(it.Value())); isMeta {
+			ids = append(ids, id)
+			continue
+		}
+		keep, err := loadRetention(database{l.db}, id)
+		if err != nil {
+			return nil, errors.Join(err, it.Close())
+		}
+		if keep != (retention{}) {
+			ids = append(ids, id)
+		}
+	}
+	return ids, closeIter(it)
+}
+
+func (l *Log) scavengeStream(ctx context.Context, id uint64) (removed int, err error) {
+	for {
+		if err := errors.Join(ctx.Err(), l.fuse.blown()); err != nil {
+			return removed, err
+		}
+		n, err := l.scavengeSome(id)
+		removed += n
+		if err != nil || n < scavengeBatch {
+			return removed, err
+		}
+	}
+}
+
+func (l *Log) scavengeSome(id uint64) (removed int, err error) {
+	release, err := l.acquire()
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	db := database{l.db}
+	head := l.tail.current()
+	name, err := l.streams.nameOf(db, id)
+	if err != nil {
+		return 0, err
+	}
+	_, isMeta := eventstore.MetadataOf(name)
+	st, err := l.streams.stateOf(db, id, isMeta)
+	if err != nil {
+		return 0, err
+	}
+	now := l.opts.Now()
+	batch := l.db.NewBatch()
+	defer batch.Close()
+	it, err := db.iter(keyOf(indexKey, id), keyOf(indexKey, id+1))
+	if err != nil {
+		return 0, err
+	}
+	for ok := it.First(); ok && removed < scavengeBatch; ok = it.Next() {
+		revision := numberIn(it.Key(), 1)
+		var position uint64
+		if !readVarints(it.Value(), &position) {
+			return 0, errors.Join(fmt.Errorf("%w: the index of stream %s does not parse", eventstore.ErrCorrupt, name), it.Close())
+		}
+		if eventstore.Position(position) > head {
+			break
+		}
+		value, found, err := db.get(keyOf(eventKey, position))
+		if err != nil {
+			return 0, errors.Join(err, it.Close())
+		}
+		var ticks uint64
+		if found {
+			e, err := openEnvelope(value, eventstore.Position(position))
+			if err != nil {
+				return 0, errors.Join(err, it.Close())
+			}
+			if ticks = e.ticks; st.visible(revision, ticks, now) {
+				break
+			}
+		}
+		err = errors.Join(
+			batch.Delete(keyOf(eventKey, position), nil),
+			batch.Delete(keyOf(indexKey, id, revision), nil),
+		)
+		if int64(revision) == st.last {
+			err = errors.Join(err, batch.Set(keyOf(floorKey, id), varints(revision, position), nil))
+		}
+		if eventstore.Position(position) == head {
+			err = errors.Join(err, batch.Set([]byte{headKey}, varints(position, ticks), nil))
+		}
+		if err != nil {
+			return 0, errors.Join(err, it.Close())
+		}
+		removed++
+	}
+	if err := closeIter(it); err != nil || removed == 0 {
+		return 0, err
+	}
+	// Not synced: what a crash brings back expires again.
+	if err := l.db.Apply(batch, pebble.NoSync); err != nil {
+		return 0, err
+	}
+	return removed, l.fuse.blown()
+}
+
+func closeIter(it *pebble.Iterator) error {
+	err := it.Error()
+	if cerr := it.Close(); err == nil {
+		err = cerr
+	}
+	return readError(err)
+}

@@ -1,0 +1,88 @@
+package embedded
+
+import (
+	"sync"
+
+	"github.com/shiplog/shiplog/eventstore"
+)
+
+// tail holds the most recent events, so that a subscriber that is caught up never costs the disk a read, and tells
+// subscribers of new ones. It holds nothing for any single subscriber: one that stalls finds, when it comes back, that
+// the tail has moved past it, and reads from disk.
+type tail struct {
+	mu      sync.RWMutex
+	head    eventstore.Position // of the last durable event
+	events  []eventstore.Recorded
+	bytes   int
+	dropped int           // events still in the array below the slice
+	wake    chan struct{} // closed when head moves; nil while nobody waits
+
+	maxEvents, maxBytes int
+}
+
+// sizeOf is about what an event costs in memory.
+func sizeOf(e *eventstore.Recorded) int { return 200 + len(e.Data) + len(e.Metadata) }
+
+// push adds events, whose positions follow each other, and moves the head to the last of them. It returns the channel to
+// close to wake those who wait, nil if there are none.
+func (t *tail) push(events []eventstore.Recorded) chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.head = events[len(events)-1].Position
+	t.events = append(t.events, events...)
+	for i := range events {
+		t.bytes += sizeOf(&events[i])
+	}
+	drop := 0
+	for drop < len(t.events) && (len(t.events)-drop > t.maxEvents || t.bytes > t.maxBytes) {
+		t.bytes -= sizeOf(&t.events[drop])
+		drop++
+	}
+	// Subscribers read the slice without a lock, so what is dropped stays in the array. From time to time the rest moves out.
+	t.events = t.events[drop:]
+	if t.dropped += drop; t.dropped > len(t.events)+64 {
+		t.events, t.dropped = append(make([]eventstore.Recorded, 0, 2*len(t.events)+64), t.events...), 0
+	}
+	wake := t.wake
+	t.wake = nil
+	return wake
+}
+
+// after returns up to limit events after a position, and whether the tail reaches back that far. The events are shared.
+// When there are none yet, it returns a channel that is closed as soon as there are.
+func (t *tail) after(position eventstore.Position, limit int) (events []eventstore.Recorded, head eventstore.Position, reaches bool, wake <-chan struct{}) {
+	t.mu.RLock()
+	if position < t.head {
+		defer t.mu.RUnlock()
+		if len(t.events) == 0 || t.events[0].Position > position+1 {
+			return nil, t.head, false, nil
+		}
+		from := int(position + 1 - t.events[0].Position)
+		to := min(from+limit, len(t.events))
+		return t.events[from:to:to], t.head, true, nil
+	}
+	if t.wake != nil {
+		defer t.mu.RUnlock()
+		return nil, t.head, true, t.wake
+	}
+	t.mu.RUnlock()
+
+	t.mu.Lock()
+	moved := position < t.head
+	if !moved && t.wake == nil {
+		t.wake = make(chan struct{})
+	}
+	head, channel := t.head, t.wake
+	t.mu.Unlock()
+	if moved {
+		return t.after(position, limit)
+	}
+	return nil, head, true, channel
+}
+
+// current returns the position of the last durable event.
+func (t *tail) current() eventstore.Position {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.head
+}
