@@ -3,6 +3,8 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/shiplog/shiplog/domain"
@@ -43,6 +45,38 @@ func (d *dispatcher) add(c Controller, q *queue) {
 		}
 		d.routes[in.Resource] = append(d.routes[in.Resource], rt)
 	}
+}
+
+// KeysOf returns the keys of a controller that a change concerns, each once: what the runtime would reconcile.
+func KeysOf(c Controller, view projections.Reader, ch projections.Change) []Key {
+	var keys []Key
+	for _, in := range c.Inputs() {
+		if in.Resource != AnyResource && in.Resource != ch.Event.Ref.GroupResource() {
+			continue
+		}
+		of := in.Keys
+		if of == nil {
+			of = itself
+		}
+		for _, key := range of(view, ch) {
+			if !slices.Contains(keys, key) {
+				keys = append(keys, key)
+			}
+		}
+	}
+	return keys
+}
+
+// Resources returns the resources of which a view holds objects, custom ones included, in the order of their names. A view
+// that cannot tell holds none.
+func Resources(view projections.Reader) []domain.Resource {
+	r, ok := view.(interface{ Resources() []domain.Resource })
+	if !ok {
+		return nil
+	}
+	all := slices.Clone(r.Resources())
+	slices.SortFunc(all, func(a, b domain.Resource) int { return strings.Compare(a.String(), b.String()) })
+	return all
 }
 
 func itself(_ projections.Reader, c projections.Change) []Key {
@@ -86,9 +120,7 @@ func (d *dispatcher) seed(view projections.Reader) {
 	now := time.Now()
 	resources := d.resources
 	if len(d.any) > 0 {
-		if r, ok := view.(interface{ Resources() []domain.Resource }); ok {
-			resources = r.Resources()
-		}
+		resources = Resources(view)
 	}
 	for _, gr := range resources {
 		for o := range view.List(gr, "") {

@@ -116,12 +116,20 @@ func (r *rollout) scaleCurrent(current *set) bool {
 	return r.scaleTo(current, current.size()+r.room(current.size()), false)
 }
 
-// room is by how much a set of some size may grow.
+// room is by how much the current set may grow from a size. Pods of sets that were just made smaller still count until they
+// are being deleted, so that there are never more than maxSurge allows; Kubernetes counts only what sets shall have.
 func (r *rollout) room(size int32) int32 {
 	if !rolling(r.d) {
 		return *r.d.Spec.Replicas - size
 	}
-	return max(0, min(*r.d.Spec.Replicas+maxSurge(r.d)-total(r.sets), *r.d.Spec.Replicas-size))
+	var pods int32
+	for _, s := range r.sets {
+		if s.was.Status.ObservedGeneration < s.was.Generation {
+			return 0 // it is not known how many pods the set has; its status will say
+		}
+		pods += max(s.size(), s.was.Status.Replicas)
+	}
+	return max(0, min(*r.d.Spec.Replicas+maxSurge(r.d)-pods, *r.d.Spec.Replicas-size))
 }
 
 // scaleDownOld takes pods from the old sets, as far as maxUnavailable allows: those that are not available first, as that

@@ -70,8 +70,12 @@ func (r *rollout) scaleTo(s *set, n int32, force bool) bool {
 	return from != n
 }
 
-// scalingEvent says whether the deployment's size has changed since its sets were last scaled.
+// scalingEvent says whether the deployment's size has changed since its sets were last scaled. Several active sets are scaled in
+// proportion only while rolling; otherwise the next step is to empty the old ones, whatever the size.
 func (r *rollout) scalingEvent() bool {
+	if !rolling(r.d) && len(active(r.sets)) > 1 {
+		return false
+	}
 	for _, s := range active(r.sets) {
 		if desired, ok := annotationNumber(s.now, desiredAnnotation); ok && desired != *r.d.Spec.Replicas {
 			return true

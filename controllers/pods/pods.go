@@ -20,8 +20,8 @@ var Resource = resources.Pods.GroupResource()
 // Kind is the kind of pods.
 var Kind = corev1.SchemeGroupVersion.WithKind("Pod")
 
-// OwnedBy returns the pods whose controller is the owner, in no order. A pod that cannot be read is an error: to take it for
-// absent would be to replace it again and again.
+// OwnedBy returns the pods whose controller is the owner, in no order. A pod that the index has and that cannot be read is an
+// error: to take it for absent would be to replace it.
 func OwnedBy(view projections.Reader, owner types.UID) ([]*corev1.Pod, error) {
 	var owned []*corev1.Pod
 	for o := range view.Index(Resource, domain.OwnerIndex, string(owner)) {
