@@ -1,0 +1,30 @@
+package projections
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/shiplog/shiplog/domain"
+	"github.com/shiplog/shiplog/eventstore"
+)
+
+// EventOf reads a record of the log. It returns false, and no error, for a record that is none of a cluster's events: a log may
+// hold others' streams too. A record in an object's stream that cannot be read is an error.
+func EventOf(r eventstore.Recorded) (domain.Event, bool, error) {
+	e, err := domain.UnmarshalEvent(r.Type, r.ID.String(), r.Data, r.Metadata, uint64(r.Position), r.Revision, r.Created)
+	if err == nil {
+		return e, true, nil
+	}
+	if _, object := domain.ParseStream(r.Stream); !object && errors.Is(err, domain.ErrBadEvent) {
+		return domain.Event{}, false, nil
+	}
+	return domain.Event{}, false, fmt.Errorf("stream %s: %w", r.Stream, err)
+}
+
+// StateOf returns the state that an object's events have led to; that of an object that is not there is the zero State.
+func StateOf(o *Object) domain.State {
+	if o == nil {
+		return domain.State{}
+	}
+	return domain.State{JSON: o.JSON, UID: o.Ref.UID, Revision: o.Revision, Position: o.Position, Exists: true, Seen: true}
+}

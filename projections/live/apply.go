@@ -1,0 +1,179 @@
+package live
+
+import (
+	"bytes"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/shiplog/shiplog/domain"
+	"github.com/shiplog/shiplog/eventstore"
+	"github.com/shiplog/shiplog/projections"
+	"github.com/shiplog/shiplog/projections/memory"
+)
+
+// apply folds records into the store and tells followers and waiters. checkpoint, if it is later than the last record, is the
+// position reached. An error says that a record cannot even be understood; the view stands before it then.
+func (v *View) apply(records []eventstore.Recorded, checkpoint uint64) error {
+	changes := make([]projections.Change, 0, len(records))
+	var failed error
+	for _, r := range records {
+		if uint64(r.Position) <= v.latest.Load() {
+			continue // seen before the subscription was made again
+		}
+		e, ok, err := projections.EventOf(r)
+		if err != nil {
+			failed = fmt.Errorf("position %d: %w", r.Position, err)
+			checkpoint = 0
+			break
+		}
+		var c projections.Change
+		if ok {
+			c, ok = v.applyEvent(e)
+		}
+		if ok {
+			changes = append(changes, c)
+		}
+		v.moveOn(uint64(r.Position), 1)
+	}
+	if checkpoint > v.latest.Load() {
+		v.moveOn(checkpoint, 0)
+	}
+	if reached := v.latest.Load(); len(changes) > 0 || reached > v.ring.reached() {
+		v.ring.add(changes, reached)
+		v.waiters.reach(reached)
+	}
+	return failed
+}
+
+func (v *View) moveOn(position uint64, applied uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.position = position
+	v.applied += applied
+	v.latest.Store(position)
+}
+
+// applyEvent folds one event; it returns false when no object has changed by it. Nobody but Run changes the store, so that it can
+// be read without the lock here.
+func (v *View) applyEvent(e domain.Event) (projections.Change, bool) {
+	gr := e.Ref.GroupResource()
+	before, _ := v.store.Get(gr, e.Ref.Namespace, e.Ref.Name)
+	hint := v.hints.take(e.ID)
+	state, err := v.stateOf(before).Apply(e)
+	switch {
+	case err != nil:
+		return v.keepBroken(e, before, err)
+	case e.Op == "":
+		if before != nil { // a fact told in the object's stream: only what the next append expects has changed
+			v.put(renewed(before, state.Revision))
+		}
+		return projections.Change{}, false
+	case !state.Exists:
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.store.Delete(gr, e.Ref.Namespace, e.Ref.Name)
+		delete(v.unreadable, nameOf(e.Ref))
+		return projections.Change{Event: e, Before: before}, before != nil
+	}
+	after := v.object(e, before, state, hint)
+	v.put(after)
+	if len(v.unreadable) > 0 {
+		v.mu.Lock()
+		delete(v.unreadable, nameOf(e.Ref))
+		v.mu.Unlock()
+	}
+	return projections.Change{Event: e, Before: before, After: after}, true
+}
+
+// stateOf is what the next event is applied to. To an object that is already broken no delta applies, only what needs no base.
+func (v *View) stateOf(o *projections.Object) domain.State {
+	s := projections.StateOf(o)
+	if o != nil && len(v.unreadable) > 0 {
+		if _, broken := v.unreadable[nameOf(o.Ref)]; broken {
+			s.Seen = false
+		}
+	}
+	return s
+}
+
+// object makes the object that a state stands for. What does not change from one event to the next is shared with the object
+// before: its names and its kind.
+func (v *View) object(e domain.Event, before *projections.Object, state domain.State, hint runtime.Object) *projections.Object {
+	o := projections.Object{Ref: e.Ref, Position: state.Position, Revision: state.Revision, JSON: state.JSON}
+	o.Ref.UID = state.UID
+	if before != nil {
+		o.Kind = before.Kind
+		if before.Ref == o.Ref {
+			o.Ref = before.Ref
+		}
+	}
+	if e.Op == domain.Created {
+		o.JSON = bytes.Clone(o.JSON) // it is part of the record, and that perhaps of something bigger
+		o.Kind = nil                 // a custom resource's version may have changed
+	}
+	if o.Kind == nil {
+		o.Kind = memory.KindOf(v.kinds, o.Ref, o.JSON)
+	}
+	if hint != nil {
+		if known, ok := memory.Known(o, hint); ok {
+			return known
+		}
+	}
+	return memory.Decoded(v.kinds, o)
+}
+
+// keepBroken keeps an object whose events do not fold as it was last, and unreadable, until it is deleted or made anew: one
+// damaged stream must not take the cluster down.
+func (v *View) keepBroken(e domain.Event, before *projections.Object, cause error) (projections.Change, bool) {
+	v.slog.Error("an object's events do not fold: it cannot be read until it is deleted or created again", "object", e.Ref.String(), "position", e.Position, "error", cause)
+	o := projections.Object{Ref: e.Ref, Position: e.Position, Revision: e.Revision}
+	if before != nil {
+		o.JSON, o.Kind = before.JSON, before.Kind
+	}
+	if o.Kind == nil {
+		o.Kind = memory.KindOf(v.kinds, o.Ref, o.JSON)
+	}
+	if e.Op == domain.Deleted {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.store.Delete(e.Ref.GroupResource(), e.Ref.Namespace, e.Ref.Name)
+		delete(v.unreadable, nameOf(e.Ref))
+		return projections.Change{Event: e, Before: before}, before != nil
+	}
+	if e.Op == domain.Created && len(e.Change) > 0 && e.Change[0] == '{' {
+		// What was there before does not fit, but this is a whole object: it is the better answer.
+		o.JSON = bytes.Clone(e.Change)
+		after := memory.Decoded(v.kinds, o)
+		v.put(after)
+		return projections.Change{Event: e, Before: before, After: after}, true
+	}
+	after := memory.Broken(o, fmt.Errorf("reading %s: %w", e.Ref, cause))
+	v.put(after)
+	v.mu.Lock()
+	v.unreadable[nameOf(e.Ref)] = struct{}{}
+	v.mu.Unlock()
+	return projections.Change{Event: e, Before: before, After: after}, true
+}
+
+// put stores an object. It is decoded before the lock is taken, if an index needs it decoded.
+func (v *View) put(o *projections.Object) {
+	if len(o.Kind.Indexes) > 1 {
+		_, _ = o.Typed() // an error is the reader's to see
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.store.Put(o)
+}
+
+// renewed is an object at a later revision of its stream.
+func renewed(o *projections.Object, revision uint64) *projections.Object {
+	c := *o
+	c.Revision = revision
+	return &c
+}
+
+func nameOf(r domain.Ref) domain.Ref {
+	r.UID = ""
+	return r
+}

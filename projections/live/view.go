@@ -1,0 +1,261 @@
+package live
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/shiplog/shiplog/domain"
+	"github.com/shiplog/shiplog/eventstore"
+	"github.com/shiplog/shiplog/projections"
+	"github.com/shiplog/shiplog/projections/memory"
+)
+
+// View is the current state of the cluster. It implements projections.Live.
+type View struct {
+	log   eventstore.Log
+	kinds *domain.Set
+	opts  Options
+	slog  *slog.Logger
+
+	mu         sync.Mutex // held while an event is applied and while a snapshot is taken
+	store      *memory.Store
+	position   uint64
+	applied    uint64
+	unreadable map[domain.Ref]struct{}
+
+	snapshot  atomic.Pointer[memory.Snapshot] // the last taken; current while its position is latest
+	latest    atomic.Uint64                   // position
+	ready     chan struct{}
+	readyOnce sync.Once
+	restarts  atomic.Uint64
+
+	ring    *ring
+	waiters waiters
+	hints   hints
+}
+
+var _ projections.Live = (*View)(nil)
+
+// New returns a view of a log. It is empty until Run has brought it up to date: see WaitReady.
+func New(log eventstore.Log, kinds *domain.Set, opts Options) *View {
+	opts.complete()
+	v := &View{
+		log: log, kinds: kinds, opts: opts, slog: opts.Logger, ready: make(chan struct{}),
+		ring: newRing(opts.MaxChanges, opts.MaxChangeBytes),
+	}
+	v.reset(nil, 0)
+	return v
+}
+
+// Run keeps the view up to date until the context ends, which is no error, or the log cannot be followed any more. It is called
+// once. When it returns, followers and waiters get ErrClosed.
+func (v *View) Run(ctx context.Context) error {
+	defer v.ring.close()
+	defer v.waiters.end(fmt.Errorf("following the log: %w", eventstore.ErrClosed))
+	if err := v.start(ctx); err != nil {
+		return ignoreEnd(ctx, err)
+	}
+	stop := v.tellProgress()
+	defer stop()
+	const minWait, maxWait = time.Millisecond, 2 * time.Second
+	wait := minWait
+	for {
+		before := v.latest.Load()
+		err := v.follow(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, eventstore.ErrClosed), errors.Is(err, eventstore.ErrCorrupt), errors.Is(err, eventstore.ErrVersion):
+			return fmt.Errorf("keeping the live view: %w", err)
+		}
+		v.restarts.Add(1)
+		dropped := errors.Is(err, eventstore.ErrDropped) // for being slow: the log itself is well
+		if dropped || v.latest.Load() != before {
+			wait = minWait
+		}
+		if dropped {
+			v.slog.Debug("the log's subscription was dropped: subscribing again", "position", v.latest.Load(), "error", err)
+		} else {
+			v.slog.Warn("the log cannot be followed: trying again", "position", v.latest.Load(), "wait", wait, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, maxWait)
+	}
+}
+
+func ignoreEnd(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// start takes the objects from where the options say, if they are of use.
+func (v *View) start(ctx context.Context) error {
+	if v.opts.Start == nil {
+		return nil
+	}
+	objects, position, err := v.opts.Start(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		v.slog.Info("the live view starts from the beginning of the log", "because", err)
+		return nil
+	}
+	head, err := v.log.Head(ctx)
+	if err != nil {
+		return fmt.Errorf("starting the live view: %w", err)
+	}
+	if position > uint64(head) {
+		v.slog.Warn("the live view starts from the beginning of the log: the snapshot is of another log", "snapshot", position, "head", head)
+		return nil
+	}
+	v.reset(objects, position)
+	v.slog.Debug("the live view starts from a snapshot", "position", position, "objects", len(objects))
+	return nil
+}
+
+// reset replaces everything.
+func (v *View) reset(objects []*projections.Object, position uint64) {
+	v.mu.Lock()
+	v.store = memory.NewStore()
+	v.unreadable = map[domain.Ref]struct{}{}
+	for _, o := range objects {
+		v.store.Put(o)
+	}
+	v.position = position
+	v.snapshot.Store(v.store.Snapshot(position))
+	v.latest.Store(position)
+	v.mu.Unlock()
+	v.ring.reset(position)
+	v.waiters.reach(position)
+}
+
+// tellProgress lets followers know the position now and then, until it is stopped.
+func (v *View) tellProgress() (stop func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(v.opts.Progress)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				v.ring.progress()
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() { close(done); <-ended }
+}
+
+// follow applies what one subscription delivers until it is over.
+func (v *View) follow(ctx context.Context) error {
+	sub, err := v.log.Subscribe(ctx, eventstore.Subscribe{After: eventstore.Position(v.latest.Load())})
+	if err != nil {
+		return fmt.Errorf("subscribing: %w", err)
+	}
+	defer sub.Close()
+	for {
+		batch, err := sub.Next(ctx)
+		if err != nil {
+			return err
+		}
+		// In chunks, so that those who wait for an early event of a long batch need not wait for the last.
+		const chunk = 256
+		events := batch.Events
+		for len(events) > chunk {
+			if err := v.apply(events[:chunk], 0); err != nil {
+				return err
+			}
+			events = events[chunk:]
+		}
+		if err := v.apply(events, uint64(batch.Checkpoint)); err != nil {
+			return err
+		}
+		if batch.CaughtUp {
+			v.readyOnce.Do(func() { close(v.ready) })
+		}
+	}
+}
+
+// WaitReady blocks until everything that was in the log when the view subscribed has been applied.
+func (v *View) WaitReady(ctx context.Context) error {
+	select {
+	case <-v.ready:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the live view: %w", ctx.Err())
+	}
+}
+
+// Snapshot implements projections.Live.
+func (v *View) Snapshot() projections.Reader { return v.current() }
+
+func (v *View) current() *memory.Snapshot {
+	if s := v.snapshot.Load(); s.Position() == v.latest.Load() {
+		return s
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	s := v.snapshot.Load()
+	if s.Position() != v.position {
+		s = v.store.Snapshot(v.position)
+		v.snapshot.Store(s)
+	}
+	return s
+}
+
+// WaitFor implements projections.Live.
+func (v *View) WaitFor(ctx context.Context, position uint64) error {
+	if err := v.waiters.wait(ctx, position); err != nil {
+		return fmt.Errorf("waiting for position %d: %w", position, err)
+	}
+	return nil
+}
+
+// Follow implements projections.Live.
+func (v *View) Follow(after uint64, resources ...domain.Resource) (projections.Follower, error) {
+	f, err := v.ring.follow(after, resources)
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// Expect implements projections.Live.
+func (v *View) Expect(eventID string, typed runtime.Object) {
+	if typed != nil && eventID != "" {
+		v.hints.put(eventID, typed, time.Now())
+	}
+}
+
+// Stats returns figures for metrics. Lag is 0 when the log cannot say where its head is.
+func (v *View) Stats(ctx context.Context) Stats {
+	v.mu.Lock()
+	s := Stats{Position: v.position, Objects: v.store.Len(), Unreadable: len(v.unreadable), Applied: v.applied, Restarts: v.restarts.Load()}
+	v.mu.Unlock()
+	select {
+	case <-v.ready:
+		s.Ready = true
+	default:
+	}
+	s.Changes, s.ChangeBytes, s.Followers = v.ring.stats()
+	if head, err := v.log.Head(ctx); err == nil && uint64(head) > s.Position {
+		s.Lag = uint64(head) - s.Position
+	}
+	return s
+}

@@ -1,0 +1,461 @@
+package live_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"pgregory.net/rapid"
+
+	"github.com/shiplog/shiplog/domain"
+	"github.com/shiplog/shiplog/eventstore"
+	"github.com/shiplog/shiplog/projections"
+	"github.com/shiplog/shiplog/projections/live"
+	"github.com/shiplog/shiplog/projections/memory"
+	"github.com/shiplog/shiplog/projections/projectiontest"
+)
+
+var (
+	pods       = domain.Resource{Resource: "pods"}
+	configMaps = domain.Resource{Resource: "configmaps"}
+)
+
+func pod(name, node string) *corev1.Pod {
+	return &corev1.Pod{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Spec: corev1.PodSpec{NodeName: node},
+	}
+}
+
+func configMap(name, value string) *corev1.ConfigMap {
+	return &corev1.ConfigMap{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Data: map[string]string{"v": value},
+	}
+}
+
+type world struct {
+	t      testing.TB
+	ctx    context.Context
+	log    *projectiontest.Log
+	scribe *projectiontest.Scribe
+	view   *live.View
+}
+
+// given starts a view of a new log and stops it at the test's end.
+func given(t testing.TB, opts live.Options) *world {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	log := projectiontest.NewLog()
+	kinds := domain.NewSet(domain.Kinds())
+	w := &world{t: t, ctx: ctx, log: log, scribe: projectiontest.NewScribe(log, kinds), view: live.New(log, kinds, opts)}
+	return w
+}
+
+func (w *world) run() *world {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(w.ctx)
+	done := make(chan error, 1)
+	go func() { done <- w.view.Run(ctx) }()
+	w.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			w.t.Errorf("Run: %v", err)
+		}
+	})
+	w.check(w.view.WaitReady(w.ctx))
+	return w
+}
+
+func (w *world) check(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) put(o runtime.Object) domain.Event {
+	w.t.Helper()
+	e, err := w.scribe.Put(w.ctx, o, nil)
+	w.check(err)
+	return e
+}
+
+func (w *world) delete(gr domain.Resource, name string) domain.Event {
+	w.t.Helper()
+	e, err := w.scribe.Delete(w.ctx, domain.Ref{Group: gr.Group, Resource: gr.Resource, Namespace: "default", Name: name}, nil)
+	w.check(err)
+	return e
+}
+
+func (w *world) wait(e domain.Event) projections.Reader {
+	w.t.Helper()
+	w.check(w.view.WaitFor(w.ctx, e.Position))
+	return w.view.Snapshot()
+}
+
+func TestAWriterSeesItsWrite(t *testing.T) {
+	w := given(t, live.Options{}).run()
+	created := w.put(pod("p", ""))
+	before := w.wait(created)
+	bound := w.put(pod("p", "n1"))
+	after := w.wait(bound)
+
+	if got := names(before.Index(pods, domain.NodeIndex, "")); !slices.Equal(got, []string{"p"}) {
+		t.Errorf("not bound before: %v", got)
+	}
+	if got := names(after.Index(pods, domain.NodeIndex, "n1")); !slices.Equal(got, []string{"p"}) {
+		t.Errorf("bound after: %v", got)
+	}
+	if got := names(after.Index(pods, domain.NodeIndex, "")); got != nil {
+		t.Errorf("still not bound: %v", got)
+	}
+	o, _ := after.Get(pods, "default", "p")
+	p, _ := projections.As[*corev1.Pod](o)
+	if p.ResourceVersion != strconv.FormatUint(bound.Position, 10) || o.Revision != 1 || o.Position != bound.Position || after.Position() != bound.Position {
+		t.Errorf("resourceVersion %s, revision %d, position %d, view %d; the event is at %d", p.ResourceVersion, o.Revision, o.Position, after.Position(), bound.Position)
+	}
+	if _, ok := w.wait(w.delete(pods, "p")).Get(pods, "default", "p"); ok {
+		t.Error("there after its deletion")
+	}
+	if w.view.Snapshot() != w.view.Snapshot() {
+		t.Error("two snapshots of one position are not the same")
+	}
+}
+
+// A fact in an object's stream moves the revision that the next append has to expect, and nothing else.
+func TestAFactMovesTheRevisionAlone(t *testing.T) {
+	w := given(t, live.Options{}).run()
+	created := w.put(configMap("c", "1"))
+	refused, err := w.scribe.Refuse(w.ctx, created.Ref, "update", map[string]any{"code": 403})
+	w.check(err)
+	o, _ := w.wait(refused).Get(configMaps, "default", "c")
+	if o.Position != created.Position || o.Revision != refused.Revision {
+		t.Errorf("position %d, revision %d; want %d, %d", o.Position, o.Revision, created.Position, refused.Revision)
+	}
+	changed := w.put(configMap("c", "2"))
+	if o, _ = w.wait(changed).Get(configMaps, "default", "c"); o.Position != changed.Position {
+		t.Errorf("position %d, want %d", o.Position, changed.Position)
+	}
+}
+
+func TestDroppedSubscriptionsLeaveNoGap(t *testing.T) {
+	w := given(t, live.Options{}).run()
+	w.log.BatchSize(3)
+	f, err := w.view.Follow(0)
+	w.check(err)
+	defer f.Close()
+	var last domain.Event
+	for i := range 60 {
+		if i%7 == 0 {
+			w.log.Drop(1 + i%2)
+		}
+		last = w.put(configMap(fmt.Sprint("c", i%5), fmt.Sprint(i)))
+	}
+	w.wait(last)
+	seen := 0
+	for position := uint64(0); position < last.Position; {
+		changes, p, err := f.Next(w.ctx)
+		w.check(err)
+		for _, c := range changes {
+			if c.Event.Position <= position {
+				t.Fatalf("position %d after %d", c.Event.Position, position)
+			}
+			position = c.Event.Position
+			seen++
+		}
+		position = p
+	}
+	if seen != 60 {
+		t.Errorf("%d changes delivered, 60 made", seen)
+	}
+	if s := w.view.Stats(w.ctx); s.Restarts == 0 || s.Applied != 60 || s.Objects != 5 || s.Lag != 0 || !s.Ready {
+		t.Errorf("stats %+v", s)
+	}
+}
+
+func TestFollowersOfOneResource(t *testing.T) {
+	w := given(t, live.Options{Progress: time.Millisecond}).run()
+	f, err := w.view.Follow(0, configMaps)
+	w.check(err)
+	defer f.Close()
+	w.put(pod("p", ""))
+	created := w.put(configMap("c", "1"))
+	w.put(pod("p", "n1"))
+	changed := w.put(configMap("c", "2"))
+	deleted := w.delete(configMaps, "c")
+	last := w.put(pod("q", ""))
+
+	var got []projections.Change
+	for position := uint64(0); position < last.Position; { // the position of others' changes comes by itself
+		changes, p, err := f.Next(w.ctx)
+		w.check(err)
+		if p < position {
+			t.Fatalf("position %d after %d", p, position)
+		}
+		got, position = append(got, changes...), p
+	}
+	want := []domain.Event{created, changed, deleted}
+	if len(got) != len(want) {
+		t.Fatalf("%d changes, want %d", len(got), len(want))
+	}
+	for i, c := range got {
+		if c.Event.ID != want[i].ID {
+			t.Errorf("change %d is %s, want %s", i, c.Event.Type, want[i].Type)
+		}
+	}
+	if got[0].Before != nil || got[0].After == nil || got[1].Before != got[0].After || got[2].Before != got[1].After || got[2].After != nil {
+		t.Error("before and after do not join")
+	}
+}
+
+func TestTheBufferIsBounded(t *testing.T) {
+	w := given(t, live.Options{MaxChanges: 10}).run()
+	quiet := w.put(configMap("quiet", "1"))
+	behind, err := w.view.Follow(quiet.Position, pods)
+	w.check(err)
+	defer behind.Close()
+	w.wait(quiet)
+	var last domain.Event
+	for i := range 30 {
+		last = w.put(pod(fmt.Sprint("p", i), ""))
+	}
+	w.wait(last)
+	if _, _, err := behind.Next(w.ctx); !errors.Is(err, projections.ErrTooOld) {
+		t.Errorf("a follower that fell behind got %v", err)
+	}
+	if _, err := w.view.Follow(quiet.Position); !errors.Is(err, projections.ErrTooOld) {
+		t.Errorf("following everything from an old position: %v", err)
+	}
+	if _, err := w.view.Follow(quiet.Position, pods); !errors.Is(err, projections.ErrTooOld) {
+		t.Errorf("following pods from an old position: %v", err)
+	}
+	f, err := w.view.Follow(quiet.Position, configMaps)
+	if err != nil {
+		t.Fatalf("following a resource that has not changed since: %v", err)
+	}
+	defer f.Close()
+	if s := w.view.Stats(w.ctx); s.Changes != 10 {
+		t.Errorf("%d changes kept, want 10", s.Changes)
+	}
+	changed := w.put(configMap("quiet", "2"))
+	for {
+		changes, _, err := f.Next(w.ctx)
+		w.check(err)
+		if len(changes) > 0 {
+			if len(changes) != 1 || changes[0].Event.ID != changed.ID {
+				t.Errorf("delivered %+v", changes)
+			}
+			return
+		}
+	}
+}
+
+func TestManyFollowersSeeTheSame(t *testing.T) {
+	w := given(t, live.Options{}).run()
+	const followers, changes = 100, 200
+	var wg sync.WaitGroup
+	for range followers {
+		f, err := w.view.Follow(0, pods, configMaps)
+		w.check(err)
+		wg.Go(func() {
+			defer f.Close()
+			seen, last := 0, uint64(0)
+			for seen < changes {
+				cs, _, err := f.Next(w.ctx)
+				if err != nil {
+					t.Errorf("after %d: %v", seen, err)
+					return
+				}
+				for _, c := range cs {
+					if c.Event.Position <= last {
+						t.Errorf("position %d after %d", c.Event.Position, last)
+					}
+					last = c.Event.Position
+					seen++
+				}
+			}
+		})
+	}
+	for i := range changes / 2 {
+		w.put(pod("p", fmt.Sprint(i)))
+		w.put(configMap("c", fmt.Sprint(i)))
+	}
+	wg.Wait()
+}
+
+func TestExpectSavesDecoding(t *testing.T) {
+	w := given(t, live.Options{}).run()
+	w.put(pod("p", ""))
+	// Given a hint for the event to come, whose id the log gives.
+	kinds := domain.NewSet(domain.Kinds())
+	k, _ := kinds.ByResource(pods)
+	ref := k.Ref("default", "p")
+	ref.UID = w.scribe.State(ref).UID
+	want := pod("p", "n1")
+	want.UID = ref.UID
+	data, err := domain.Encode(k, want)
+	w.check(err)
+	w.log.OnAppend = func(id string) { w.view.Expect(id, want) }
+	delta, err := domain.Delta(k, w.scribe.State(ref).JSON, data)
+	w.check(err)
+	e, err := w.scribe.Append(w.ctx, domain.Event{Ref: ref, Op: domain.Changed, Type: "PodBound", Change: delta}, nil)
+	w.check(err)
+	p, ok := projections.Get[*corev1.Pod](w.wait(e), pods, "default", "p")
+	if !ok {
+		t.Fatal("the pod is not there")
+	}
+	if p == want || want.ResourceVersion != "" {
+		t.Error("the lent object was changed")
+	}
+	if p.ResourceVersion != strconv.FormatUint(e.Position, 10) || p.Spec.NodeName != "n1" {
+		t.Errorf("resourceVersion %q, node %q", p.ResourceVersion, p.Spec.NodeName)
+	}
+}
+
+func TestOneBrokenStreamBreaksNoOther(t *testing.T) {
+	w := given(t, live.Options{}).run()
+	bad, good := w.put(configMap("bad", "1")), w.put(configMap("good", "1"))
+	broken, err := w.scribe.Force(w.ctx, domain.Event{Ref: bad.Ref, Op: domain.Changed, Type: "ConfigMapChanged", Change: []byte(`{"~nowhere":{"-x":0}}`)})
+	w.check(err)
+	view := w.wait(broken)
+	if got := names(view.List(configMaps, "")); !slices.Equal(got, []string{"bad", "good"}) {
+		t.Errorf("list: %v", got)
+	}
+	if _, ok := projections.Get[*corev1.ConfigMap](view, configMaps, "default", "good"); !ok {
+		t.Error("the good one cannot be read")
+	}
+	o, _ := view.Get(configMaps, "default", "bad")
+	if _, err := o.Typed(); err == nil {
+		t.Error("reading the bad one gives no error")
+	}
+	if s := w.view.Stats(w.ctx); s.Unreadable != 1 {
+		t.Errorf("stats %+v", s)
+	}
+	// A good delta does not mend it, only what needs no base does.
+	again, err := w.scribe.Force(w.ctx, domain.Event{Ref: bad.Ref, Op: domain.Changed, Type: "ConfigMapChanged", Change: []byte(`{"~data":{"=v":"2"}}`)})
+	w.check(err)
+	o, _ = w.wait(again).Get(configMaps, "default", "bad")
+	if _, err := o.Typed(); err == nil {
+		t.Error("a delta mended it")
+	}
+	deleted, err := w.scribe.Force(w.ctx, domain.Event{Ref: bad.Ref, Op: domain.Deleted, Type: "ConfigMapDeleted"})
+	w.check(err)
+	if _, ok := w.wait(deleted).Get(configMaps, "default", "bad"); ok {
+		t.Error("there after its deletion")
+	}
+	if s := w.view.Stats(w.ctx); s.Unreadable != 0 {
+		t.Errorf("stats %+v", s)
+	}
+	_ = good
+}
+
+func TestStartingFromASnapshot(t *testing.T) {
+	kinds := domain.NewSet(domain.Kinds())
+	snapshotOf := func(w *world) ([]*projections.Object, uint64) {
+		var objects []*projections.Object
+		full := live.New(w.log, kinds, live.Options{})
+		other := &world{t: t, ctx: w.ctx, log: w.log, scribe: w.scribe, view: full}
+		other.run()
+		s := full.Snapshot().(*memory.Snapshot)
+		objects = slices.Collect(s.All())
+		return objects, s.Position()
+	}
+	for _, c := range []struct {
+		name  string
+		spoil func(objects []*projections.Object, position uint64) ([]*projections.Object, uint64, error)
+		floor bool // whether the view must not have read what came before the snapshot
+	}{
+		{"good", func(o []*projections.Object, p uint64) ([]*projections.Object, uint64, error) { return o, p, nil }, true},
+		{"failing", func([]*projections.Object, uint64) ([]*projections.Object, uint64, error) {
+			return nil, 0, errors.New("folded by an older version")
+		}, false},
+		{"of another log", func(o []*projections.Object, p uint64) ([]*projections.Object, uint64, error) {
+			return o, p + 1000, nil
+		}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := given(t, live.Options{})
+			w.put(configMap("a", "1"))
+			w.put(configMap("b", "1"))
+			objects, position := snapshotOf(w)
+			w.put(configMap("b", "2"))
+			last := w.put(configMap("c", "1"))
+			w.view = live.New(w.log, kinds, live.Options{Start: func(context.Context) ([]*projections.Object, uint64, error) {
+				return c.spoil(objects, position)
+			}})
+			w.run()
+			view := w.wait(last)
+			if got := names(view.List(configMaps, "")); !slices.Equal(got, []string{"a", "b", "c"}) {
+				t.Errorf("list: %v", got)
+			}
+			if b, _ := projections.Get[*corev1.ConfigMap](view, configMaps, "default", "b"); b == nil || b.Data["v"] != "2" {
+				t.Errorf("b = %+v", b)
+			}
+			_, err := w.view.Follow(0)
+			if tooOld := errors.Is(err, projections.ErrTooOld); tooOld != c.floor {
+				t.Errorf("following from the beginning: %v", err)
+			}
+		})
+	}
+}
+
+func TestTheEnd(t *testing.T) {
+	w := given(t, live.Options{})
+	ctx, cancel := context.WithCancel(w.ctx)
+	done := make(chan error, 1)
+	go func() { done <- w.view.Run(ctx) }()
+	w.check(w.view.WaitReady(w.ctx))
+	f, err := w.view.Follow(0)
+	w.check(err)
+	closed, err := w.view.Follow(0)
+	w.check(err)
+	ended := make(chan error, 3)
+	go func() { _, _, err := f.Next(w.ctx); ended <- err }()
+	go func() { _, _, err := closed.Next(w.ctx); ended <- err }()
+	go func() { ended <- w.view.WaitFor(w.ctx, 99) }()
+	closed.Close()
+	closed.Close()
+	cancel()
+	w.check(<-done)
+	for range 3 {
+		if err := <-ended; !errors.Is(err, eventstore.ErrClosed) {
+			t.Errorf("after the end: %v", err)
+		}
+	}
+}
+
+// After any history the view holds what the fold of the log says, through dropped subscriptions and whatever batches.
+func TestTheViewIsTheFold(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		w := given(t, live.Options{})
+		w.log.BatchSize(rapid.IntRange(1, 9).Draw(rt, "batch"))
+		w.run()
+		ends := projectiontest.RandomHistory(rt, w.ctx, w.scribe, func() {
+			if rapid.IntRange(0, 9).Draw(rt, "drop") == 0 {
+				w.log.Drop(1)
+			}
+		})
+		w.check(w.view.WaitFor(w.ctx, ends))
+		if diff := projectiontest.DiffView(w.scribe, w.view.Snapshot()); diff != "" {
+			rt.Fatal(diff)
+		}
+	})
+}
+
+func names(seq func(func(*projections.Object) bool)) []string {
+	var out []string
+	for o := range seq {
+		out = append(out, o.Ref.Name)
+	}
+	return out
+}
