@@ -9,8 +9,12 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// revisionAnnotation counts the templates that a deployment has had; a rollback makes an older one the newest.
-const revisionAnnotation = "deployment.kubernetes.io/revision"
+// revisionAnnotation counts the templates that a deployment has had, revisionHistoryAnnotation lists the numbers that a
+// template had before it became the newest again.
+const (
+	revisionAnnotation        = "deployment.kubernetes.io/revision"
+	revisionHistoryAnnotation = "deployment.kubernetes.io/revision-history"
+)
 
 func deploymentKinds() []Kind {
 	return []Kind{{
@@ -26,9 +30,13 @@ func deploymentWords() []Word {
 	}
 	return []Word{
 		changed("DeploymentDeletionRequested", "Somebody asked for the deployment's deletion; its pods are being deleted.", deletionRequested[*appsv1.Deployment]),
-		// kubectl rollout undo writes the older template together with the annotations of its replica set, whose revision is
-		// lower than the deployment's; nothing else lowers it.
+		// A rollback cannot be told from the patch of kubectl rollout undo, which is a change of the template like any other. The
+		// deployment controller sees that the template is that of an older replica set and notes the set's former revisions on
+		// the deployment too.
 		changed("DeploymentRolledBack", "The deployment went back to an earlier template.", func(b, a *appsv1.Deployment) bool {
+			if history := a.Annotations[revisionHistoryAnnotation]; history != "" && history != b.Annotations[revisionHistoryAnnotation] {
+				return true
+			}
 			before, errB := strconv.ParseInt(b.Annotations[revisionAnnotation], 10, 64)
 			after, errA := strconv.ParseInt(a.Annotations[revisionAnnotation], 10, 64)
 			return templateDiffers(b, a) && errB == nil && errA == nil && after < before

@@ -33,6 +33,9 @@ func replicaKinds() []Kind {
 				changed("ReplicaSetImageChanged", "New pods will run another image.", func(b, a *appsv1.ReplicaSet) bool {
 					return imagesDiffer(&b.Spec.Template.Spec, &a.Spec.Template.Spec)
 				}),
+				changed("ReplicaSetReused", "The deployment went back to the template of this set.", func(b, a *appsv1.ReplicaSet) bool {
+					return a.Annotations[revisionHistoryAnnotation] != b.Annotations[revisionHistoryAnnotation]
+				}),
 				changed("ReplicaSetProgressed", "More, or fewer, pods of the set exist or are ready.", func(b, a *appsv1.ReplicaSet) bool {
 					return b.Status.Replicas != a.Status.Replicas || b.Status.ReadyReplicas != a.Status.ReadyReplicas || b.Status.AvailableReplicas != a.Status.AvailableReplicas
 				}),

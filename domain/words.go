@@ -25,17 +25,35 @@ func EventType(k *Kind, before, after runtime.Object) string {
 	case after == nil:
 		return k.Kind + "Deleted"
 	}
+	return k.Kind + genericChange(before, after)
+}
+
+// genericChange says in what way, of those that every kind has, an object changed.
+func genericChange(before, after runtime.Object) string {
 	b, errB := meta.Accessor(before)
 	a, errA := meta.Accessor(after)
 	if errB != nil || errA != nil {
-		return k.Kind + "Changed"
+		return "Changed"
 	}
-	for _, g := range genericWords {
-		if g.match(before, after, b, a) {
-			return k.Kind + g.suffix
-		}
+	if b.GetDeletionTimestamp() == nil && a.GetDeletionTimestamp() != nil {
+		return "DeletionRequested"
 	}
-	return k.Kind + "Changed"
+	status, rest := fieldsDiffer(before, after)
+	switch {
+	case rest:
+		return "Changed"
+	case status:
+		return "StatusChanged"
+	case !maps.Equal(b.GetLabels(), a.GetLabels()):
+		return "LabelsChanged"
+	case !maps.Equal(b.GetAnnotations(), a.GetAnnotations()):
+		return "AnnotationsChanged"
+	case !slices.Equal(b.GetFinalizers(), a.GetFinalizers()):
+		return "FinalizersChanged"
+	case !reflect.DeepEqual(b.GetOwnerReferences(), a.GetOwnerReferences()):
+		return "OwnersChanged"
+	}
+	return "Changed"
 }
 
 // EventTypes returns every word for the changes of a kind, in the order in which they are tried, for the event catalogue.
@@ -65,54 +83,40 @@ func EventTypes(k *Kind) []Word {
 	return out
 }
 
-// genericWord is a word that every kind has, with the kind's name before it.
-type genericWord struct {
-	suffix, doc string
-	match       func(before, after runtime.Object, b, a metav1.Object) bool
-}
+// genericWord is a word that every kind has, with the kind's name before it; genericChange decides which it is.
+type genericWord struct{ suffix, doc string }
 
 var genericWords = [...]genericWord{
-	{"DeletionRequested", "Somebody asked for the deletion; finalizers, or a grace period, still hold the object.", func(_, _ runtime.Object, b, a metav1.Object) bool {
-		return b.GetDeletionTimestamp() == nil && a.GetDeletionTimestamp() != nil
-	}},
-	{"StatusChanged", "Only what is observed changed, not what is wanted.", func(before, after runtime.Object, _, _ metav1.Object) bool {
-		return fieldsDiffer(before, after, true) && !fieldsDiffer(before, after, false)
-	}},
-	{"LabelsChanged", "Only labels (and perhaps annotations) changed.", func(before, after runtime.Object, b, a metav1.Object) bool {
-		return !maps.Equal(b.GetLabels(), a.GetLabels()) && onlyMetadata(before, after)
-	}},
-	{"AnnotationsChanged", "Only annotations changed.", func(before, after runtime.Object, b, a metav1.Object) bool {
-		return !maps.Equal(b.GetAnnotations(), a.GetAnnotations()) && onlyMetadata(before, after)
-	}},
-	{"FinalizersChanged", "What has to happen before the object may go changed.", func(before, after runtime.Object, b, a metav1.Object) bool {
-		return !slices.Equal(b.GetFinalizers(), a.GetFinalizers()) && onlyMetadata(before, after)
-	}},
-	{"OwnersChanged", "The object was adopted or orphaned.", func(before, after runtime.Object, b, a metav1.Object) bool {
-		return !reflect.DeepEqual(b.GetOwnerReferences(), a.GetOwnerReferences()) && onlyMetadata(before, after)
-	}},
+	{"DeletionRequested", "Somebody asked for the deletion; finalizers, or a grace period, still hold the object."},
+	{"StatusChanged", "Only what is observed changed, not what is wanted."},
+	{"LabelsChanged", "Only metadata changed, labels among it."},
+	{"AnnotationsChanged", "Only metadata changed, annotations among it."},
+	{"FinalizersChanged", "What has to happen before the object may go changed."},
+	{"OwnersChanged", "The object was adopted or orphaned."},
 }
 
-// onlyMetadata says that nothing but metadata differs.
-func onlyMetadata(before, after runtime.Object) bool {
-	return !fieldsDiffer(before, after, true) && !fieldsDiffer(before, after, false)
-}
-
-// fieldsDiffer compares the status of two objects of one Go type, or everything but status and metadata.
-func fieldsDiffer(before, after runtime.Object, status bool) bool {
+// fieldsDiffer compares the status of two objects of one Go type, and everything but status and metadata.
+func fieldsDiffer(before, after runtime.Object) (status, rest bool) {
 	b, a := reflect.ValueOf(before), reflect.ValueOf(after)
 	if b.Type() != a.Type() || b.Kind() != reflect.Pointer || b.Elem().Kind() != reflect.Struct {
-		return !status
+		return false, true
 	}
 	b, a = b.Elem(), a.Elem()
 	for i := range b.NumField() {
-		switch name := b.Type().Field(i).Name; {
-		case name == "TypeMeta" || name == "ObjectMeta":
-		case (name == "Status") != status:
-		case !reflect.DeepEqual(b.Field(i).Interface(), a.Field(i).Interface()):
-			return true
+		name := b.Type().Field(i).Name
+		if name == "TypeMeta" || name == "ObjectMeta" || name == "Status" && status || name != "Status" && rest {
+			continue
+		}
+		// By address, so that large structs are not copied.
+		if !reflect.DeepEqual(b.Field(i).Addr().Interface(), a.Field(i).Addr().Interface()) {
+			if name == "Status" {
+				status = true
+			} else {
+				rest = true
+			}
 		}
 	}
-	return false
+	return status, rest
 }
 
 func hasField(k *Kind, name string) bool {
