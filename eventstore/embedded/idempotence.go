@@ -46,8 +46,8 @@ func (g *group) appendedRecently(st *stream, r *request) (result eventstore.Appe
 		// Some of these ids are taken: this is neither a repetition nor something new.
 		return result, false, false, conflict(r, st)
 	}
-	if st.lastPos >= g.l.recent.from || uint64(st.last)+1 < n {
-		return result, false, false, nil
+	if st.lastPos >= g.l.recent.from+eventstore.Position(n-1) || uint64(st.last)+1 < n {
+		return result, false, false, nil // the window would have known, or the stream is too short
 	}
 	return g.matches(st, r, uint64(st.last)+1-n)
 }
