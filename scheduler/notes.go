@@ -36,7 +36,7 @@ func (x *session) sayUnschedulable(ctx context.Context, e *entry) {
 		Verb: commands.Update, Resource: podsVersioned, Subresource: "status", Namespace: pod.Namespace, Name: pod.Name,
 		Object: updated, Actor: x.actor(), Cause: e.cause, Correlation: e.correlation,
 	}
-	x.notes.submit(ctx, func(ctx context.Context) func() {
+	x.notes.Submit(ctx, func(ctx context.Context) func() {
 		_, err := x.bus.Do(ctx, cmd)
 		return func() {
 			e.saying = false
@@ -90,7 +90,7 @@ var eventsVersioned = corev1.SchemeGroupVersion.WithResource("events")
 
 // event writes a core Event about a pod. The name is made of what it says, so that saying it again raises its count.
 func (x *session) event(ctx context.Context, e *entry, kind, reason, message string) {
-	if len(x.notes.waiting) >= maxNotes {
+	if x.notes.Waiting() >= maxNotes {
 		return
 	}
 	pod := e.pending.Pod()
@@ -107,7 +107,7 @@ func (x *session) event(ctx context.Context, e *entry, kind, reason, message str
 		Verb: commands.Create, Resource: eventsVersioned, Namespace: ev.Namespace, Name: ev.Name, Object: ev,
 		Actor: x.actor(), Cause: e.cause, Correlation: e.correlation,
 	}
-	x.notes.submit(ctx, func(ctx context.Context) func() {
+	x.notes.Submit(ctx, func(ctx context.Context) func() {
 		old, there := projections.Get[*corev1.Event](x.live.Snapshot(), eventsResource, ev.Namespace, ev.Name)
 		if there {
 			again := old.DeepCopy()

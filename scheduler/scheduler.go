@@ -14,6 +14,7 @@ import (
 
 	"github.com/shiplog/shiplog/commands"
 	"github.com/shiplog/shiplog/domain"
+	"github.com/shiplog/shiplog/internal/tasks"
 	"github.com/shiplog/shiplog/projections"
 )
 
@@ -119,8 +120,8 @@ type session struct {
 	queue    *queue
 	assumed  map[types.NamespacedName]types.UID // placed, not yet seen bound
 	done     chan func()                        // what is left to do after a command, run by this goroutine
-	bind     pool
-	notes    pool // conditions and Events: never in the way of bindings
+	bind     tasks.Pool
+	notes    tasks.Pool // conditions and Events: never in the way of bindings
 }
 
 func (s *Scheduler) session(ctx context.Context) error {
@@ -130,12 +131,12 @@ func (s *Scheduler) session(ctx context.Context) error {
 		Scheduler: s, state: NewState(), queue: newQueue(), assumed: map[types.NamespacedName]types.UID{},
 		done: make(chan func(), s.cfg.Concurrency),
 	}
-	x.bind = pool{limit: s.cfg.Concurrency, done: x.done}
-	x.notes = pool{limit: max(1, s.cfg.Concurrency/8), done: x.done}
+	x.bind = tasks.Pool{Limit: s.cfg.Concurrency, Done: x.done}
+	x.notes = tasks.Pool{Limit: max(1, s.cfg.Concurrency/8), Done: x.done}
 	err := x.run(ctx)
 	// What was sent is waited for, so that the next session starts from a snapshot that has it.
 	cancel()
-	for x.bind.running+x.notes.running > 0 {
+	for x.bind.Running()+x.notes.Running() > 0 {
 		(<-x.done)()
 	}
 	return err
@@ -274,7 +275,7 @@ func (x *session) assume(ctx context.Context, e *entry, p Placement) {
 		x.forget(key, e, err)
 		return
 	}
-	x.bind.submit(ctx, func(ctx context.Context) func() {
+	x.bind.Submit(ctx, func(ctx context.Context) func() {
 		_, err := x.bus.Do(ctx, cmd)
 		return func() {
 			if err != nil {

@@ -1,0 +1,208 @@
+package sim
+
+import (
+	"container/heap"
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/shiplog/shiplog/commands"
+	"github.com/shiplog/shiplog/domain"
+	"github.com/shiplog/shiplog/projections"
+)
+
+// podState is a pod on a simulated node.
+type podState struct {
+	pod      *corev1.Pod
+	position uint64 // of its last event
+	cause    *domain.Cause
+	ip       string
+	busy     bool // a command about it is in flight
+	gone     bool
+	at       time.Time // when its next step is due
+	index    int       // in the heap; -1 when it is not in it
+}
+
+func (p *podState) key() types.NamespacedName {
+	return types.NamespacedName{Namespace: p.pod.Namespace, Name: p.pod.Name}
+}
+
+// see takes note of a pod as of a position; it returns nil when the pod is not on a simulated node.
+func (x *session) see(pod *corev1.Pod, position uint64, cause *domain.Cause) *podState {
+	if pod.Spec.NodeName == "" || x.nodes[pod.Spec.NodeName] == nil {
+		return nil
+	}
+	key := types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}
+	p := x.pods[key]
+	if p != nil && p.pod.UID != pod.UID {
+		x.forget(p)
+		p = nil
+	}
+	if p == nil {
+		p = &podState{index: -1, ip: pod.Status.PodIP}
+		x.pods[key] = p
+		x.ips.reserve(p.ip)
+	}
+	if position >= p.position {
+		p.pod, p.position, p.cause = pod, position, cause
+	}
+	return p
+}
+
+func (x *session) forget(p *podState) {
+	p.gone = true
+	delete(x.pods, p.key())
+	x.due.remove(p)
+	if p.ip != "" && !p.pod.Spec.HostNetwork {
+		x.ips.release(p.ip)
+	}
+}
+
+func (x *session) podChanged(ctx context.Context, c *projections.Change) {
+	if c.After == nil {
+		key := types.NamespacedName{Namespace: c.Event.Ref.Namespace, Name: c.Event.Ref.Name}
+		if p := x.pods[key]; p != nil && p.pod.UID == c.Event.Ref.UID {
+			x.forget(p)
+		}
+		return
+	}
+	pod, ok := projections.As[*corev1.Pod](c.After)
+	if !ok {
+		x.log.Error("reading a pod", "pod", c.Event.Ref, "position", c.Event.Position)
+		return
+	}
+	if p := x.see(pod, c.Event.Position, &domain.Cause{ID: c.Event.ID, Position: c.Event.Position}); p != nil {
+		x.consider(ctx, p)
+	}
+}
+
+// consider has the next step of a pod carried out, or notes when it is due.
+func (x *session) consider(ctx context.Context, p *podState) {
+	node := x.nodes[p.pod.Spec.NodeName]
+	if p.busy || p.gone || node == nil {
+		return
+	}
+	x.due.remove(p)
+	if p.ip == "" {
+		if p.pod.Spec.HostNetwork {
+			p.ip = node.ip
+		} else {
+			ip, err := x.ips.take()
+			if err != nil {
+				x.log.Error("giving a pod an address", "pod", p.key(), "err", err)
+				x.due.add(p, x.opts.Now().Add(retryAfter))
+				return
+			}
+			p.ip = ip
+		}
+	}
+	now := x.opts.Now()
+	step, ok := Decide(x.opts.Stages, p.pod, Env{Now: now, HostIP: node.ip, PodIP: p.ip})
+	switch {
+	case !ok:
+		return
+	case step.At.After(now):
+		x.due.add(p, step.At)
+		return
+	}
+	p.busy = true
+	cmd := command(p, node, step)
+	sent := p.position
+	x.work.Submit(ctx, func(ctx context.Context) func() {
+		r, err := x.bus.Do(ctx, cmd)
+		return func() {
+			p.busy = false
+			switch {
+			case p.gone || ctx.Err() != nil || apierrors.IsNotFound(err):
+				return // its deletion is on its way here, if it is not here yet
+			case err == nil:
+				if pod, ok := r.Object.(*corev1.Pod); ok && cmd.Verb == commands.Update && r.Position > p.position {
+					p.pod, p.position = pod, r.Position
+				}
+			case p.position == sent:
+				if !apierrors.IsConflict(err) { // else the change that was in the way is on its way here
+					x.log.Warn("a step of a simulated pod was refused", "pod", p.key(), "stage", step.Stage, "err", err)
+				}
+				x.due.add(p, x.opts.Now().Add(retryAfter))
+				return
+			}
+			if p.position > sent {
+				x.consider(ctx, p)
+			}
+		}
+	})
+}
+
+var podsVersioned = corev1.SchemeGroupVersion.WithResource("pods")
+
+func command(p *podState, node *nodeState, step Step) commands.Command {
+	cmd := commands.Command{Resource: podsVersioned, Namespace: p.pod.Namespace, Name: p.pod.Name, Actor: node.actor(), Cause: p.cause}
+	if step.Delete {
+		now, uid := int64(0), p.pod.UID
+		cmd.Verb = commands.Delete
+		cmd.DeleteOptions = &metav1.DeleteOptions{GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &uid}}
+		return cmd
+	}
+	updated := *p.pod // the status alone is replaced
+	updated.Status = *step.Status
+	cmd.Verb, cmd.Subresource, cmd.Object = commands.Update, "status", &updated
+	return cmd
+}
+
+// dueHeap orders pods by when their next step is due.
+type dueHeap []*podState
+
+func (h *dueHeap) add(p *podState, at time.Time) {
+	h.remove(p)
+	p.at = at
+	heap.Push(h, p)
+}
+
+func (h *dueHeap) remove(p *podState) {
+	if p.index >= 0 {
+		heap.Remove(h, p.index)
+	}
+}
+
+func (h *dueHeap) next() (time.Time, bool) {
+	if len(*h) == 0 {
+		return time.Time{}, false
+	}
+	return (*h)[0].at, true
+}
+
+func (h *dueHeap) pop(now time.Time) []*podState {
+	var list []*podState
+	for len(*h) > 0 && !(*h)[0].at.After(now) {
+		list = append(list, heap.Pop(h).(*podState))
+	}
+	return list
+}
+
+func (h dueHeap) Len() int           { return len(h) }
+func (h dueHeap) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
+func (h dueHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+
+// Push implements heap.Interface.
+func (h *dueHeap) Push(x any) {
+	p := x.(*podState)
+	p.index = len(*h)
+	*h = append(*h, p)
+}
+
+// Pop implements heap.Interface.
+func (h *dueHeap) Pop() any {
+	old := *h
+	p := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	p.index = -1
+	return p
+}

@@ -1,0 +1,411 @@
+package sim
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/shiplog/shiplog/commands"
+	"github.com/shiplog/shiplog/domain"
+	"github.com/shiplog/shiplog/internal/tasks"
+	"github.com/shiplog/shiplog/projections"
+)
+
+// Options of simulated nodes. The zero value of a field stands for its default.
+type Options struct {
+	Nodes       int
+	Capacity    corev1.ResourceList // of each node; default 32 cores, 256Gi of memory, 1Ti of ephemeral storage
+	PodsPerNode int                 // default 110
+	NamePrefix  string              // default "sim-": nodes are called sim-0, sim-1, ...
+	Zones       int                 // how many zones the nodes are spread over; 0: they say none
+	Taints      []corev1.Taint
+	Stages      []Stage      // default DefaultStages
+	PodCIDR     netip.Prefix // default 10.128.0.0/10; the simulator gives each pod an address of its own of it
+	NodeCIDR    netip.Prefix // default 10.250.0.0/16
+	Concurrency int          // how many commands about pods are in flight; default 64
+	Version     string       // that the nodes say their kubelet is of; default "v1.37.2"
+	Now         func() time.Time
+	Log         *slog.Logger
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if len(o.Capacity) == 0 {
+		o.Capacity = corev1.ResourceList{
+			corev1.ResourceCPU: resource.MustParse("32"), corev1.ResourceMemory: resource.MustParse("256Gi"),
+			corev1.ResourceEphemeralStorage: resource.MustParse("1Ti"),
+		}
+	}
+	o.PodsPerNode = cmp.Or(o.PodsPerNode, 110)
+	o.NamePrefix = cmp.Or(o.NamePrefix, "sim-")
+	o.PodCIDR = cmp.Or(o.PodCIDR, netip.MustParsePrefix("10.128.0.0/10"))
+	o.NodeCIDR = cmp.Or(o.NodeCIDR, netip.MustParsePrefix("10.250.0.0/16"))
+	o.Concurrency = cmp.Or(o.Concurrency, 64)
+	o.Version = cmp.Or(o.Version, "v1.37.2")
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Stages == nil {
+		var err error
+		if o.Stages, err = DefaultStages(); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
+}
+
+// Sim simulates nodes.
+type Sim struct {
+	live   projections.Live
+	bus    commands.Bus
+	opts   Options
+	log    *slog.Logger
+	resize chan resize
+}
+
+type resize struct {
+	nodes int
+	done  chan error
+}
+
+// New returns a simulator. Run starts it.
+func New(live projections.Live, bus commands.Bus, opts Options) (*Sim, error) {
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("setting up simulated nodes: %w", err)
+	}
+	if _, err := nth(opts.NodeCIDR, max(0, opts.Nodes-1)); err != nil {
+		return nil, fmt.Errorf("setting up %d simulated nodes: %w", opts.Nodes, err)
+	}
+	return &Sim{live: live, bus: bus, opts: opts, log: opts.Log.With("component", "sim"), resize: make(chan resize)}, nil
+}
+
+// The collections that the simulator reads.
+var (
+	podsResource   = domain.Resource{Resource: "pods"}
+	nodesResource  = domain.Resource{Resource: "nodes"}
+	leasesResource = domain.Resource{Group: "coordination.k8s.io", Resource: "leases"}
+)
+
+// retryAfter is how long the simulator waits before it tries again what failed.
+const retryAfter = time.Second
+
+// SetNodes adds or removes nodes until there are n. It returns once the commands are on their way; Run must be running.
+func (s *Sim) SetNodes(ctx context.Context, n int) error {
+	if _, err := nth(s.opts.NodeCIDR, max(0, n-1)); err != nil {
+		return fmt.Errorf("setting up %d simulated nodes: %w", n, err)
+	}
+	r := resize{n, make(chan error, 1)}
+	select {
+	case s.resize <- r:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-r.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Run simulates until the context ends; it returns nil then. The nodes stay as they are: a simulator that is started again takes
+// them over.
+func (s *Sim) Run(ctx context.Context) error {
+	nodes := s.opts.Nodes
+	for ctx.Err() == nil {
+		x := &session{
+			Sim: s, wanted: nodes, nodes: map[string]*nodeState{}, pods: map[types.NamespacedName]*podState{},
+			ips: newAddresses(s.opts.PodCIDR), done: make(chan func(), s.opts.Concurrency),
+		}
+		err := x.simulate(ctx)
+		nodes = x.wanted
+		switch {
+		case ctx.Err() != nil:
+		case errors.Is(err, projections.ErrTooOld):
+			s.log.Info("fell behind the live view: starting again from its current state")
+		default:
+			s.log.Error("following the live view", "err", err)
+			wait(ctx, retryAfter)
+		}
+	}
+	return nil
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// session is one run from a snapshot of the live view on. All its fields belong to the goroutine of simulate.
+type session struct {
+	*Sim
+	wanted int
+	nodes  map[string]*nodeState
+	byName []*nodeState // in the order in which they were added
+	pods   map[types.NamespacedName]*podState
+	due    dueHeap
+	ips    *addresses
+	done   chan func()
+	work   tasks.Pool // pods
+	upkeep tasks.Pool // nodes and leases
+	slot   int
+}
+
+func (x *session) simulate(parent context.Context) error {
+	ctx, cancel := context.WithCancel(parent)
+	x.work = tasks.Pool{Limit: x.opts.Concurrency, Done: x.done}
+	x.upkeep = tasks.Pool{Limit: max(8, x.opts.Concurrency/2), Done: x.done}
+	defer func() {
+		cancel()
+		for x.work.Running()+x.upkeep.Running() > 0 {
+			(<-x.done)()
+		}
+	}()
+	view := x.live.Snapshot()
+	follower, err := x.live.Follow(view.Position(), podsResource, nodesResource)
+	if err != nil {
+		return fmt.Errorf("following from position %d: %w", view.Position(), err)
+	}
+	defer follower.Close()
+	if err := x.load(ctx, view); err != nil {
+		return err
+	}
+	deliveries := make(chan delivery)
+	go deliver(ctx, follower, deliveries)
+	renewals := time.NewTicker(renewSlot)
+	defer renewals.Stop()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		if at, ok := x.due.next(); ok {
+			timer.Reset(max(0, at.Sub(x.opts.Now())))
+		} else {
+			timer.Stop()
+		}
+		select {
+		case d := <-deliveries:
+			for i := range d.changes {
+				x.changed(ctx, &d.changes[i])
+			}
+			if d.err != nil {
+				return fmt.Errorf("following the live view: %w", d.err)
+			}
+		case f := <-x.done:
+			f()
+		case <-timer.C:
+			for _, p := range x.due.pop(x.opts.Now()) {
+				x.consider(ctx, p)
+			}
+		case <-renewals.C:
+			x.renewSlot(ctx)
+		case r := <-x.resize:
+			r.done <- x.resized(ctx, r.nodes)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+type delivery struct {
+	changes []projections.Change
+	err     error
+}
+
+func deliver(ctx context.Context, f projections.Follower, out chan<- delivery) {
+	for {
+		changes, _, err := f.Next(ctx)
+		select {
+		case out <- delivery{changes, err}:
+		case <-ctx.Done():
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// load takes in a whole snapshot: the nodes that are to be there, the pods that are on them.
+func (x *session) load(ctx context.Context, view projections.Reader) error {
+	if err := x.setNodes(ctx, x.wanted); err != nil {
+		return err
+	}
+	for n := range projections.List[*corev1.Node](view, nodesResource, "") {
+		// Left over from a run with more nodes.
+		if x.nodes[n.Name] == nil && n.Labels[Label] != "" && strings.HasPrefix(n.Name, x.opts.NamePrefix) {
+			x.deregister(ctx, &nodeState{name: n.Name})
+		}
+	}
+	var mine []*podState
+	for o := range view.List(podsResource, "") {
+		pod, ok := projections.As[*corev1.Pod](o)
+		if !ok {
+			continue
+		}
+		x.ips.reserve(pod.Status.PodIP)
+		if p := x.see(pod, o.Position, &domain.Cause{Position: o.Position}); p != nil {
+			mine = append(mine, p)
+		}
+	}
+	for _, p := range mine {
+		x.consider(ctx, p)
+	}
+	return nil
+}
+
+func (x *session) setNodes(ctx context.Context, n int) error {
+	x.wanted = n
+	for len(x.byName) > n {
+		last := x.byName[len(x.byName)-1]
+		x.byName = x.byName[:len(x.byName)-1]
+		delete(x.nodes, last.name)
+		x.deregister(ctx, last)
+	}
+	for i := 0; len(x.byName) < n; i++ {
+		name := fmt.Sprintf("%s%d", x.opts.NamePrefix, i)
+		if x.nodes[name] != nil {
+			continue
+		}
+		ip, err := nth(x.opts.NodeCIDR, i)
+		if err != nil {
+			return err
+		}
+		state := &nodeState{name: name, index: i, ip: ip}
+		x.nodes[state.name] = state
+		x.byName = append(x.byName, state)
+		x.registerLater(ctx, state)
+	}
+	return nil
+}
+
+// resized is setNodes while the simulation runs: pods may be bound to the new nodes' names already.
+func (x *session) resized(ctx context.Context, n int) error {
+	before := len(x.byName)
+	if err := x.setNodes(ctx, n); err != nil {
+		return err
+	}
+	if before >= len(x.byName) {
+		return nil
+	}
+	view := x.live.Snapshot()
+	for _, node := range x.byName[before:] {
+		for o := range view.Index(podsResource, domain.NodeIndex, node.name) {
+			if pod, ok := projections.As[*corev1.Pod](o); ok {
+				if p := x.see(pod, o.Position, &domain.Cause{Position: o.Position}); p != nil {
+					x.consider(ctx, p)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// registerLater has a node written and its first lease.
+func (x *session) registerLater(ctx context.Context, n *nodeState) {
+	if n.busy {
+		return
+	}
+	n.busy = true
+	x.upkeep.Submit(ctx, func(ctx context.Context) func() {
+		node, err := x.register(ctx, n)
+		if err == nil {
+			if clean := untaint(node); clean != nil {
+				cmd := commands.Command{Verb: commands.Update, Resource: nodesVersioned, Name: n.name, Object: clean, Actor: n.actor()}
+				if _, err := x.bus.Do(ctx, cmd); err != nil {
+					// Somebody else (the node controller) was quicker, or is the one who may.
+					x.log.Debug("removing the taint of a new node", "node", n.name, "err", err)
+				}
+			}
+		}
+		return func() {
+			n.busy = false
+			if err != nil {
+				if ctx.Err() == nil {
+					x.log.Warn("a simulated node is not registered yet", "node", n.name, "err", err)
+				}
+				return // the next slot tries again
+			}
+			n.registered = true
+			x.renewLater(ctx, n)
+		}
+	})
+}
+
+// deregister has a node's object deleted. What becomes of its pods is the controllers' business, as with a real node.
+func (x *session) deregister(ctx context.Context, n *nodeState) {
+	x.upkeep.Submit(ctx, func(ctx context.Context) func() {
+		_, err := x.bus.Do(ctx, commands.Command{Verb: commands.Delete, Resource: nodesVersioned, Name: n.name, Actor: n.actor()})
+		if err == nil || apierrors.IsNotFound(err) {
+			_, err = x.bus.Do(ctx, commands.Command{
+				Verb: commands.Delete, Resource: leasesVersioned, Namespace: corev1.NamespaceNodeLease, Name: n.name, Actor: n.actor(),
+			})
+		}
+		return func() {
+			if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+				x.log.Warn("removing a simulated node", "node", n.name, "err", err)
+			}
+		}
+	})
+}
+
+// renewSlot renews the leases of one slot and registers those nodes of it that are not yet.
+func (x *session) renewSlot(ctx context.Context) {
+	for i := x.slot; i < len(x.byName); i += renewEvery {
+		if n := x.byName[i]; n.registered {
+			x.renewLater(ctx, n)
+		} else {
+			x.registerLater(ctx, n)
+		}
+	}
+	x.slot = (x.slot + 1) % renewEvery
+}
+
+func (x *session) renewLater(ctx context.Context, n *nodeState) {
+	if n.renewing {
+		return
+	}
+	n.renewing = true
+	lease := n.lease
+	x.upkeep.Submit(ctx, func(ctx context.Context) func() {
+		written, err := x.renew(ctx, n, lease)
+		return func() {
+			n.renewing = false
+			n.lease = written // nil after an error: it is read again
+			if err != nil && ctx.Err() == nil {
+				x.log.Debug("renewing a lease", "node", n.name, "err", err)
+			}
+		}
+	})
+}
+
+func (x *session) changed(ctx context.Context, c *projections.Change) {
+	switch c.Event.Ref.GroupResource() {
+	case nodesResource:
+		if n := x.nodes[c.Event.Ref.Name]; n != nil && c.After == nil && n.registered {
+			// Somebody deleted the node: it is switched off for good, or until SetNodes asks for it again.
+			x.wanted--
+			delete(x.nodes, n.name)
+			x.byName = slices.DeleteFunc(x.byName, func(m *nodeState) bool { return m == n })
+		}
+	case podsResource:
+		x.podChanged(ctx, c)
+	}
+}
