@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/shiplog/shiplog/runtime/internal/xtables"
 )
@@ -23,6 +24,7 @@ type Config struct {
 	Bridge      string        // the bridge's device name ("shiplog0"); at most 15 bytes
 	PodCIDR     netip.Prefix  // this node's pods; IPv4, at least a /30. The first address is the gateway
 	ClusterCIDR netip.Prefix  // all nodes' pods: traffic to it is not masqueraded (PodCIDR)
+	ServiceCIDR netip.Prefix  // routed to the bridge, so that services answer also on a machine without a default route (no route)
 	StateDir    string        // where the addresses are remembered; created when missing
 	MTU         int           // of the bridge and the pods' devices, in bytes (1500)
 	ChainPrefix string        // what our iptables chains' names begin with ("SHIPLOG"), so that several nodes can share a machine
@@ -126,6 +128,9 @@ func (n *Network) Setup(ctx context.Context) error {
 	if err := n.ensureKernelSettings(bridge); err != nil {
 		return err
 	}
+	if err := n.ensureServiceRoute(bridge); err != nil {
+		return err
+	}
 	// A bridge that was deleted under the pods loses its ports; they come back with it.
 	ports, err := n.ports()
 	if err != nil {
@@ -219,6 +224,28 @@ func (n *Network) ensureBridge() (netlink.Link, error) {
 		return nil, fmt.Errorf("bringing bridge %s up: %w", n.cfg.Bridge, err)
 	}
 	return link, nil
+}
+
+// ensureServiceRoute gives service addresses a way: the kernel looks for one before iptables rewrites the address, and without
+// one it refuses what the node itself sends. It also keeps what is not rewritten from leaving by the default route.
+func (n *Network) ensureServiceRoute(bridge netlink.Link) error {
+	if !n.cfg.ServiceCIDR.IsValid() || !n.cfg.ServiceCIDR.Addr().Is4() {
+		return nil
+	}
+	cidr := n.cfg.ServiceCIDR.Masked()
+	route := &netlink.Route{
+		LinkIndex: bridge.Attrs().Index, Scope: netlink.SCOPE_LINK, Src: n.gateway.AsSlice(),
+		Dst: &net.IPNet{IP: cidr.Addr().AsSlice(), Mask: net.CIDRMask(cidr.Bits(), 32)},
+	}
+	err := netlink.RouteAdd(route)
+	if errors.Is(err, unix.EEXIST) {
+		// Ours from before, or another node's of this machine, which serves as well.
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("routing service addresses %s to bridge %s: %w", cidr, n.cfg.Bridge, err)
+	}
+	return nil
 }
 
 // Teardown removes everything that Setup and AttachPod made: rules, devices, kernel settings (back to what they were, unless

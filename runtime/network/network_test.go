@@ -29,7 +29,8 @@ func TestMain(m *testing.M) { os.Exit(nstest.Main(m)) }
 func config(t testing.TB) Config {
 	return Config{
 		Bridge: "slbr0", PodCIDR: netip.MustParsePrefix("10.99.0.0/24"), ClusterCIDR: netip.MustParsePrefix("10.96.0.0/14"),
-		StateDir: t.TempDir(), Logger: slog.New(slog.DiscardHandler),
+		ServiceCIDR: netip.MustParsePrefix("10.200.0.0/16"),
+		StateDir:    t.TempDir(), Logger: slog.New(slog.DiscardHandler),
 	}
 }
 

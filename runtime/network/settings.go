@@ -19,6 +19,9 @@ var machineSettings = []struct{ name, sysctl, value string }{
 	{"ip_forward", "net/ipv4/ip_forward", "1"},
 	// Without it a reply between two pods of one bridge would not pass iptables and keep the wrong source address.
 	{"bridge-nf-call-iptables", "net/bridge/bridge-nf-call-iptables", "1"},
+	// The kernel sends redirects by a device when this one or the device's own says so. A pod that asks for a service address
+	// would be told to look for it among its neighbours. Other devices keep their own setting, and so what they do.
+	{"send_redirects", "net/ipv4/conf/all/send_redirects", "0"},
 }
 
 const bridgeAliasHead = "shiplog bridge"

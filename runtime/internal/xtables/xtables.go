@@ -176,14 +176,9 @@ func (t *Tool) insert(j Jump, at int) error {
 // RemoveJump deletes every copy of the jump; that there is none is no error.
 func (t *Tool) RemoveJump(j Jump) error {
 	for {
-		exists, err := t.ipt.Exists(j.Table, j.From, j.spec()...)
+		exists, err := t.HasJump(j)
 		if err != nil {
-			// iptables answers alike for a missing rule and for a rule that names a missing chain.
-			var ipErr *iptables.Error
-			if errors.As(err, &ipErr) && (ipErr.IsNotExist() || ipErr.ExitStatus() == 2) {
-				return nil
-			}
-			return fmt.Errorf("looking for jump %q by %s: %w", j, t.backend, err)
+			return err
 		}
 		if !exists {
 			return nil
@@ -233,4 +228,18 @@ func (t *Tool) RemoveChains(ctx context.Context, prefix string, tables ...string
 		return nil
 	}
 	return t.Restore(ctx, text.Bytes())
+}
+
+// HasJump says whether the jump is there. A missing chain at either end counts as no.
+func (t *Tool) HasJump(j Jump) (bool, error) {
+	has, err := t.ipt.Exists(j.Table, j.From, j.spec()...)
+	if err != nil {
+		// iptables answers alike for a missing rule and for a rule that names a missing chain.
+		var ipErr *iptables.Error
+		if errors.As(err, &ipErr) && (ipErr.IsNotExist() || ipErr.ExitStatus() == 2) {
+			return false, nil
+		}
+		return false, fmt.Errorf("looking for jump %q by %s: %w", j, t.backend, err)
+	}
+	return has, nil
 }
