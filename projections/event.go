@@ -21,6 +21,10 @@ func EventOf(r eventstore.Recorded) (domain.Event, bool, error) {
 	return domain.Event{}, false, fmt.Errorf("stream %s: %w", r.Stream, err)
 }
 
+// Concerns says whether an event is part of its object's history: it stands in the object's own stream. An event that stands
+// elsewhere, such as one in the trail of refused requests, is a fact about the object that changes nothing of it.
+func Concerns(r eventstore.Recorded, e domain.Event) bool { return r.Stream == e.Ref.Stream() }
+
 // StateOf returns the state that an object's events have led to; that of an object that is not there is the zero State.
 func StateOf(o *Object) domain.State {
 	if o == nil {

@@ -28,7 +28,7 @@ func (v *View) apply(records []eventstore.Recorded, checkpoint uint64) error {
 			break
 		}
 		var c projections.Change
-		if ok {
+		if ok = ok && projections.Concerns(r, e); ok {
 			c, ok = v.applyEvent(e)
 		}
 		if ok {

@@ -39,7 +39,9 @@ func RandomHistory(t *rapid.T, ctx context.Context, s *Scribe, between func()) u
 			cause = &past[rapid.IntRange(0, len(past)-1).Draw(t, "cause")]
 		}
 		var e domain.Event
-		switch op := rapid.IntRange(0, 9).Draw(t, "op"); {
+		switch op := rapid.IntRange(0, 10).Draw(t, "op"); {
+		case op == 10:
+			e, err = s.Note(ctx, domain.Event{Ref: ref, Type: "RequestRefused", Evidence: []byte(`{"code":403,"reason":"Forbidden"}`), Command: domain.CommandInfo{Verb: "delete"}})
 		case op == 0:
 			e, err = s.Refuse(ctx, ref, "update", map[string]any{"code": 409, "reason": "Conflict"})
 		case op <= 2 && s.State(ref).Exists:

@@ -83,13 +83,19 @@ func (s *Scribe) Delete(ctx context.Context, ref domain.Ref, cause *domain.Event
 	return s.Append(ctx, domain.Event{Ref: ref, Op: domain.Deleted, Type: k.Kind + "Deleted", Command: domain.CommandInfo{Verb: "delete"}}, cause)
 }
 
-// Refuse records a request that was refused.
+// Refuse records a request that was refused, in the object's own stream.
 func (s *Scribe) Refuse(ctx context.Context, ref domain.Ref, verb string, evidence any) (domain.Event, error) {
 	data, err := json.Marshal(evidence)
 	if err != nil {
 		return domain.Event{}, err
 	}
 	return s.Append(ctx, domain.Event{Ref: ref, Type: "RequestRefused", Command: domain.CommandInfo{Verb: verb}, Evidence: data}, nil)
+}
+
+// Note records a fact about an object in a stream that is not the object's, as the API's audit trail does.
+func (s *Scribe) Note(ctx context.Context, e domain.Event) (domain.Event, error) {
+	e.Op = ""
+	return s.write(ctx, "audit-requests", eventstore.Any, e, nil)
 }
 
 // Append appends an event to its object's stream; id, actor, time and correlation are filled in. An event that does not fold is
@@ -117,6 +123,15 @@ func (s *Scribe) Force(ctx context.Context, e domain.Event) (domain.Event, error
 }
 
 func (s *Scribe) append(ctx context.Context, e domain.Event, cause *domain.Event) (domain.Event, error) {
+	stream := e.Ref.Stream()
+	expected := eventstore.NoStream
+	if state := s.states[stream]; state.Seen {
+		expected = eventstore.Exact(state.Revision)
+	}
+	return s.write(ctx, stream, expected, e, cause)
+}
+
+func (s *Scribe) write(ctx context.Context, stream string, expected eventstore.Expected, e domain.Event, cause *domain.Event) (domain.Event, error) {
 	e.ID, e.Actor, e.Time, e.Version = uuid.NewString(), s.Actor, s.Now, domain.SchemaVersion
 	s.Now = s.Now.Add(1500 * time.Microsecond)
 	e.Correlation = uuid.NewString()
@@ -127,11 +142,6 @@ func (s *Scribe) append(ctx context.Context, e domain.Event, cause *domain.Event
 	data, metadata, err := domain.MarshalEvent(e)
 	if err != nil {
 		return domain.Event{}, err
-	}
-	stream := e.Ref.Stream()
-	state, expected := s.states[stream], eventstore.NoStream
-	if state.Seen {
-		expected = eventstore.Exact(state.Revision)
 	}
 	at, err := s.Log.Append(ctx, stream, expected, eventstore.Proposed{ID: uuid.MustParse(e.ID), Type: e.Type, Data: data, Metadata: metadata})
 	if err != nil {
