@@ -111,8 +111,8 @@ type ReadAll struct {
 	Filter  Filter
 }
 
-// Filter admits an event when it meets both lists; an empty list admits everything. System events (of streams whose name
-// begins with "$") are admitted only when System is set.
+// Filter admits an event when it meets both lists; an empty list admits everything. System events (whose stream's name or whose
+// type begins with "$") are admitted only when System is set.
 type Filter struct {
 	StreamPrefixes []string
 	TypePrefixes   []string
@@ -141,7 +141,8 @@ type Batch struct {
 	Events []Recorded
 	// Checkpoint is the position up to which everything that the filter admits has been delivered.
 	Checkpoint Position
-	// CaughtUp says that, with this batch, everything there was has been delivered.
+	// CaughtUp says that, with this batch, everything there was has been delivered. It is said each time the subscription
+	// goes over from catching up to live, not with every batch that follows.
 	CaughtUp bool
 }
 
