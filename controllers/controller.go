@@ -28,6 +28,12 @@ type Controller interface {
 	Reconcile(view projections.Reader, key Key, now time.Time) (Decision, error)
 }
 
+// Starter is a Controller that judges how long ago something happened, such as a node's last sign of life. What happened while
+// nobody looked must not count: Started returns the controller as it is for a runtime that began to lead at a time.
+type Starter interface {
+	Started(at time.Time) Controller
+}
+
 // Input says which keys a change of a resource concerns.
 type Input struct {
 	// Resource whose changes are looked at; AnyResource for all.

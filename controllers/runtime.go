@@ -98,7 +98,11 @@ func (r *Runtime) lead(ctx context.Context, since uint64) {
 	defer cancel()
 
 	d := &dispatcher{runtime: r}
+	began := time.Now()
 	for _, c := range r.registry.controllers {
+		if s, ok := c.(Starter); ok {
+			c = s.Started(began)
+		}
 		q := newQueue(r.workers, func(ctx context.Context, key Key, t trigger) verdict { return r.reconcile(ctx, c, key, t) })
 		d.add(c, q)
 		all.Go(func() { q.run(ctx) })

@@ -92,3 +92,16 @@ func FromTemplate(t *corev1.PodTemplateSpec, namespace, name, generateName strin
 		Spec: t.Spec,
 	}
 }
+
+// SetCondition sets a condition of a pod. The time of transition stays when the status does.
+func SetCondition(p *corev1.Pod, c corev1.PodCondition) {
+	have := Condition(p, c.Type)
+	if have == nil {
+		p.Status.Conditions = append(p.Status.Conditions, c)
+		return
+	}
+	if have.Status == c.Status {
+		c.LastTransitionTime = have.LastTransitionTime
+	}
+	*have = c
+}

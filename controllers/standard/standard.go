@@ -4,8 +4,14 @@ package standard
 import (
 	"github.com/shiplog/shiplog/controllers"
 	"github.com/shiplog/shiplog/controllers/deployment"
+	"github.com/shiplog/shiplog/controllers/endpoints"
+	"github.com/shiplog/shiplog/controllers/garbage"
+	"github.com/shiplog/shiplog/controllers/namespaces"
+	"github.com/shiplog/shiplog/controllers/nodes"
+	"github.com/shiplog/shiplog/controllers/podgc"
 	"github.com/shiplog/shiplog/controllers/replicaset"
 	"github.com/shiplog/shiplog/controllers/replication"
+	"github.com/shiplog/shiplog/controllers/serviceaccounts"
 	"github.com/shiplog/shiplog/domain"
 )
 
@@ -15,6 +21,10 @@ type Options struct {
 	Kinds *domain.Set
 	// RootCA is the PEM bundle that pods trust the API server by; it is published in every namespace.
 	RootCA []byte
+	// Nodes says how long nodes may be silent.
+	Nodes nodes.Options
+	// Pods says how long pods that nobody will end are kept.
+	Pods podgc.Options
 }
 
 // Controllers makes all controllers of a cluster.
@@ -23,6 +33,16 @@ func Controllers(o Options) []controllers.Controller {
 		replication.New(),
 		replicaset.New(),
 		deployment.New(),
+		endpoints.NewEndpoints(),
+		endpoints.NewSlices(),
+		endpoints.NewMirror(),
+		namespaces.New(),
+		garbage.New(o.Kinds),
+		nodes.NewLifecycle(o.Nodes),
+		nodes.NewEviction(),
+		podgc.New(o.Pods),
+		serviceaccounts.NewDefault(),
+		serviceaccounts.NewRootCA(o.RootCA),
 	}
 }
 
