@@ -70,22 +70,41 @@ func (f *fuse) OpenDir(name string) (vfs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &fusedFile{File: file, fuse: f, name: name}, nil
+	return &fusedDir{fusedFile{File: file, fuse: f, name: name}}, nil
+}
+
+// fusedDir is a directory of a fuse. When syncing it fails Pebble panics, in a goroutine of its own, where nobody can
+// recover. So Pebble does not learn of it; since the fuse has blown, nothing that Pebble does afterwards reaches the disk and
+// nothing is acknowledged.
+type fusedDir struct{ fusedFile }
+
+func (d *fusedDir) Sync() error {
+	if d.fuse.blown() == nil {
+		_ = d.fusedFile.Sync() // it blows the fuse
+	}
+	return nil
 }
 
 func (f *fuse) open(name string, open func() (vfs.File, error)) (vfs.File, error) {
-	if err := f.blown(); err != nil {
-		return nil, err
+	base := f.PathBase(name)
+	isWAL := strings.HasSuffix(base, ".log")
+	err := f.blown()
+	var file vfs.File
+	if err == nil {
+		if file, err = open(); err != nil && isWAL {
+			f.blow(fmt.Errorf("creating %s: %w", name, err))
+		}
 	}
-	file, err := open()
+	if isWAL {
+		if err != nil {
+			file = vfs.NewMemFile(nil) // nothing reaches it
+		}
+		return &fusedWAL{fusedFile{File: file, fuse: f, name: name, vital: true}}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
-	base := f.PathBase(name)
-	return &fusedFile{
-		File: file, fuse: f, name: name,
-		vital: strings.HasSuffix(base, ".log") || strings.HasPrefix(base, "MANIFEST"),
-	}, nil
+	return &fusedFile{File: file, fuse: f, name: name, vital: strings.HasPrefix(base, "MANIFEST")}, nil
 }
 
 func (f *fuse) Link(oldname, newname string) error {
@@ -119,6 +138,37 @@ type fusedFile struct {
 	fuse  *fuse
 	name  string
 	vital bool // a failed write, not only a failed sync, blows the fuse
+}
+
+// fusedWAL is a write-ahead log. Like a directory, it never tells Pebble of a failure: Pebble would end the process, or hold
+// its locks for ever. Whoever commits asks the fuse.
+type fusedWAL struct{ fusedFile }
+
+func (w *fusedWAL) Write(p []byte) (int, error) {
+	_, _ = w.fusedFile.Write(p)
+	return len(p), nil
+}
+
+func (w *fusedWAL) Sync() error {
+	_ = w.fusedFile.Sync()
+	return nil
+}
+
+func (w *fusedWAL) SyncData() error {
+	_ = w.fusedFile.SyncData()
+	return nil
+}
+
+func (w *fusedWAL) SyncTo(length int64) (bool, error) {
+	full, _ := w.fusedFile.SyncTo(length)
+	return full, nil
+}
+
+func (w *fusedWAL) Close() error {
+	if err := w.File.Close(); err != nil {
+		w.fuse.blow(fmt.Errorf("closing %s: %w", w.name, err))
+	}
+	return nil
 }
 
 func (f *fusedFile) Write(p []byte) (int, error) {

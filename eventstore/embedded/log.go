@@ -103,11 +103,10 @@ func (l *Log) open() (err error) {
 		return err
 	}
 	l.cache = pebble.NewCache(l.opts.CacheBytes)
-	if l.db, err = pebble.Open(fs.PathJoin(l.dir, dbDir), l.pebbleOptions(exists)); err != nil {
-		l.db = nil
+	if err := l.openPebble(exists); err != nil {
 		return openError(err)
 	}
-	if err := l.recover(); err != nil {
+	if err := errors.Join(l.recover(), l.fuse.blown()); err != nil {
 		return err
 	}
 	if exists {
@@ -120,6 +119,19 @@ func (l *Log) open() (err error) {
 		return err
 	}
 	return syncDir(fs, fs.PathDir(l.dir))
+}
+
+func (l *Log) openPebble(exists bool) (err error) {
+	defer func() {
+		if r := recover(); r != nil { // some failures of the disk end in a panic
+			err = fmt.Errorf("%w: %v", eventstore.ErrUnavailable, r)
+		}
+		if err != nil {
+			l.db = nil
+		}
+	}()
+	l.db, err = pebble.Open(l.opts.FS.PathJoin(l.dir, dbDir), l.pebbleOptions(exists))
+	return err
 }
 
 func openError(err error) error {
@@ -260,15 +272,25 @@ func (l *Log) Close() error {
 
 func (l *Log) release() error {
 	var err error
-	if l.db != nil && l.fuse.blown() == nil {
-		err = l.db.Close()
+	if l.db != nil {
+		err = l.closePebble()
 	}
-	// After a failed write Pebble's state is undefined and closing it may wait for ever. Nothing that it still does reaches
-	// the disk, so the directory can be given back regardless.
-	if l.cache != nil && l.fuse.blown() == nil {
+	if l.cache != nil && err == nil {
 		l.cache.Unref()
 	}
+	if l.fuse.blown() != nil {
+		err = nil // Pebble cannot end well after a failed write, and nothing that it still did reached the disk
+	}
 	return errors.Join(err, l.lock.Close())
+}
+
+func (l *Log) closePebble() (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("closing Pebble: %v", r)
+		}
+	}()
+	return l.db.Close()
 }
 
 // backgroundError is called when a flush or a compaction failed. Pebble tries again at once, so this slows it down.
