@@ -34,7 +34,7 @@ func BenchmarkUpdate(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				r.update(next())
-				r.delta()
+				r.delta(0)
 				r.settle()
 			}
 		})

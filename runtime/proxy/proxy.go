@@ -23,12 +23,18 @@ type Proxy struct {
 	opts   Options
 	tables *xtables.Tool
 	log    *slog.Logger
+	atOnce int // chains in one transaction; 0: any number
 
 	mu      sync.Mutex // guards what follows, and orders the changes
 	rules   *renderer
 	env     surroundings
 	current bool // the kernel says what rules says
 }
+
+// The nf_tables iptables-restore looks every line's chain up in a list of the transaction's chains: its time grows with the
+// square of their number (ten thousand services in one transaction: a minute). The legacy one rewrites the whole table with each
+// transaction, so it gets one.
+const nftChainsAtOnce = 1000
 
 // New finds iptables; it changes nothing. Errors: xtables.ErrMissing.
 func New(opts Options) (*Proxy, error) {
@@ -40,14 +46,18 @@ func New(opts Options) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Proxy{opts: opts, tables: tool, log: opts.Logger.With("iptables", tool.Backend()), rules: newRenderer(opts)}, nil
+	p := &Proxy{opts: opts, tables: tool, log: opts.Logger.With("iptables", tool.Backend()), rules: newRenderer(opts)}
+	if tool.NFTables() {
+		p.atOnce = nftChainsAtOnce
+	}
+	return p, nil
 }
 
 // Backend names the iptables installation, as in "iptables v1.8.9 (nf_tables)".
 func (p *Proxy) Backend() string { return p.tables.Backend() }
 
 // Apply makes the node's rules say what the state says. The first call, and one after a failure, writes everything and removes
-// what a former process left; any other writes only the chains that changed. A failed call changes nothing half: call it again.
+// what a former process left; any other writes only the chains that changed. After an error call it again: no rule leads to a chain that is half written.
 func (p *Proxy) Apply(ctx context.Context, state State) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -87,7 +97,7 @@ func (p *Proxy) sync(ctx context.Context) error {
 		if text, err = p.fullText(ctx); err != nil {
 			return fmt.Errorf("applying service rules: %w", err)
 		}
-	} else if text = p.rules.delta(); len(text) == 0 {
+	} else if text = p.rules.delta(p.atOnce); len(text) == 0 {
 		return nil
 	}
 	chains := len(p.rules.changed)
@@ -128,7 +138,7 @@ func (p *Proxy) fullText(ctx context.Context) ([]byte, error) {
 			}
 		}
 	}
-	return restoreText(ids, p.rules.chains), nil
+	return restoreText(ids, p.rules.chains, p.atOnce), nil
 }
 
 // jumps are the rules in everybody's chains that lead to ours, in the order in which they should be asked.
@@ -211,7 +221,7 @@ func (p *Proxy) Teardown(ctx context.Context) error {
 				ids = append(ids, chainID{table, chain})
 			}
 		}
-		text.Write(restoreText(ids, nil))
+		text.Write(restoreText(ids, nil, p.atOnce))
 	}
 	if text.Len() > 0 {
 		errs = append(errs, p.tables.Restore(ctx, text.Bytes()))

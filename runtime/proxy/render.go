@@ -74,9 +74,10 @@ func (r *renderer) drop(id chainID) {
 
 func (r *renderer) ruleset() Ruleset { return Ruleset{chains: maps.Clone(r.chains)} }
 
-// delta is the iptables-restore input for what changed since the last call of settle; empty when nothing did.
-func (r *renderer) delta() []byte {
-	return restoreText(slices.Collect(maps.Keys(r.changed)), r.chains)
+// delta is the iptables-restore input for what changed since the last call of settle; empty when nothing did. See
+// restoreText for atOnce.
+func (r *renderer) delta(atOnce int) []byte {
+	return restoreText(slices.Collect(maps.Keys(r.changed)), r.chains, atOnce)
 }
 
 // settle says that what changed so far has been applied.

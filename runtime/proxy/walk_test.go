@@ -116,9 +116,10 @@ func TestAnyHistoryEndsAtTheRulesOfItsLastState(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := &walker{pick: func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "pick") }, state: state()}
 		r, k := newRenderer(opts), newKernel()
+		atOnce := rapid.IntRange(0, 3).Draw(t, "chains in one transaction")
 		follow := func(s State) {
 			r.update(s)
-			if err := k.restore(string(r.delta())); err != nil {
+			if err := k.restore(string(r.delta(atOnce))); err != nil {
 				t.Fatal(err)
 			}
 			r.settle()
@@ -163,7 +164,7 @@ func TestAChangeRewritesWhatItConcerns(t *testing.T) {
 	r.settle()
 	// Given the same state again, nothing is written
 	r.update(s)
-	if delta := r.delta(); len(delta) > 0 {
+	if delta := r.delta(0); len(delta) > 0 {
 		t.Errorf("an unchanged state wrote %s", delta)
 	}
 	// When one of three endpoints of one service goes, then only its chain and the service's are written

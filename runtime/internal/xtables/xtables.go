@@ -69,6 +69,9 @@ func Open(program string, lockWait time.Duration) (*Tool, error) {
 // Backend names the installation in logs and errors, as in "iptables v1.8.9 (nf_tables)".
 func (t *Tool) Backend() string { return t.backend }
 
+// NFTables says whether the backend is nf_tables; the other is legacy.
+func (t *Tool) NFTables() bool { return strings.Contains(t.backend, "nf_tables") }
+
 // Save returns what iptables-save prints of one table.
 func (t *Tool) Save(ctx context.Context, table string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, t.save, "-t", table)
