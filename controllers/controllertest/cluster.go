@@ -34,12 +34,15 @@ type Cluster struct {
 	Refuse func(commands.Command) error
 	// Now is the cluster's clock; nil: time.Now.
 	Now func() time.Time
+	// Lag is how long the live view takes to show a change. Set it before the first one.
+	Lag time.Duration
 
 	kinds *domain.Set
 
 	mu       sync.Mutex
 	store    *memory.Store
 	position uint64
+	visible  uint64 // what the live view shows; position without a lag
 	uids     int
 	changes  []projections.Change
 	views    map[uint64]*memory.Snapshot // of the last positions, for stale reads
@@ -126,6 +129,12 @@ func (c *Cluster) View(position uint64) (projections.Reader, bool) {
 func (c *Cluster) Snapshot() projections.Reader {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.visible < c.position {
+		if v, ok := c.views[c.visible]; ok {
+			return v
+		}
+		return memory.NewStore().Snapshot(0)
+	}
 	return c.store.Snapshot(c.position)
 }
 
@@ -133,7 +142,7 @@ func (c *Cluster) Snapshot() projections.Reader {
 func (c *Cluster) WaitFor(ctx context.Context, position uint64) error {
 	for {
 		c.mu.Lock()
-		reached, moved := c.position >= position, c.moved
+		reached, moved := c.visible >= position, c.moved
 		c.mu.Unlock()
 		if reached {
 			return nil
@@ -163,6 +172,7 @@ func (f *follower) Next(ctx context.Context) ([]projections.Change, uint64, erro
 	for {
 		f.cluster.mu.Lock()
 		changes, moved := slices.Clone(f.cluster.since(f.after)), f.cluster.moved
+		changes = changes[:len(changes)-int(f.cluster.position-max(f.after, f.cluster.visible))]
 		f.cluster.mu.Unlock()
 		if len(changes) > 0 {
 			f.after = changes[len(changes)-1].Event.Position
@@ -297,7 +307,21 @@ func (c *Cluster) happened(cmd commands.Command, op domain.Op, ref domain.Ref, b
 		Before: before, After: after,
 	})
 	c.views[c.position] = c.store.Snapshot(c.position)
-	delete(c.views, c.position-keptViews)
+	if c.Lag == 0 {
+		delete(c.views, c.position-keptViews)
+		c.show(c.position)
+		return
+	}
+	position := c.position
+	time.AfterFunc(c.Lag, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.show(position)
+	})
+}
+
+func (c *Cluster) show(position uint64) {
+	c.visible = max(c.visible, position)
 	close(c.moved)
 	c.moved = make(chan struct{})
 }

@@ -1,0 +1,128 @@
+package controllers_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/shiplog/shiplog/commands"
+	"github.com/shiplog/shiplog/controllers"
+	"github.com/shiplog/shiplog/controllers/controllertest"
+	"github.com/shiplog/shiplog/controllers/resources"
+	"github.com/shiplog/shiplog/projections"
+)
+
+// counter creates one more ConfigMap, named by how many there are, each time that it is asked.
+type counter struct {
+	t     *testing.T
+	mu    *sync.Mutex
+	names map[string]bool
+}
+
+func (counter) Name() string { return "counter" }
+
+func (counter) Inputs() []controllers.Input {
+	return []controllers.Input{{Resource: resources.Pods.GroupResource(), Keys: func(projections.Reader, projections.Change) []controllers.Key {
+		return []controllers.Key{{Name: "count"}}
+	}}}
+}
+
+func (counter) Outputs() []controllers.Output { return nil }
+
+func (c counter) Reconcile(view projections.Reader, _ controllers.Key, _ time.Time) (controllers.Decision, error) {
+	n := 0
+	for range view.List(resources.ConfigMaps.GroupResource(), "") {
+		n++
+	}
+	name := fmt.Sprint("c", n)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.names[name] {
+		c.t.Errorf("%s is created a second time: the view is older than the controller's own writes", name)
+	}
+	c.names[name] = true
+	return controllers.Decision{Commands: []commands.Command{
+		controllers.Create(resources.ConfigMaps, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}}),
+	}}, nil
+}
+
+func TestARunSeesWhatEarlierRunsWrote(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := controllertest.NewCluster()
+		cluster.Lag = 20 * time.Millisecond
+		c := counter{t: t, mu: &sync.Mutex{}, names: map[string]bool{}}
+		registry, err := controllers.NewRegistry(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := controllers.New(registry, cluster, cluster, controllers.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		all.Go(func() { _ = r.Run(ctx) })
+		for i := range 100 {
+			cluster.MustCreate(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprint("p", i)}})
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(time.Second)
+		cancel()
+		all.Wait()
+		if len(c.names) < 3 {
+			t.Errorf("%d runs", len(c.names))
+		}
+	})
+}
+
+// broken panics for one key and cannot decide about another.
+type broken struct{ counter }
+
+func (broken) Name() string { return "broken" }
+
+func (b broken) Inputs() []controllers.Input {
+	return []controllers.Input{{Resource: resources.Pods.GroupResource()}}
+}
+
+func (b broken) Reconcile(view projections.Reader, key controllers.Key, now time.Time) (controllers.Decision, error) {
+	switch key.Name {
+	case "panics":
+		panic("a broken object")
+	case "fails":
+		return controllers.Decision{}, fmt.Errorf("cannot decide")
+	}
+	return b.counter.Reconcile(view, key, now)
+}
+
+func TestOneBrokenKeyHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := controllertest.NewCluster()
+		c := broken{counter{t: t, mu: &sync.Mutex{}, names: map[string]bool{}}}
+		registry, err := controllers.NewRegistry(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := controllers.New(registry, cluster, cluster, controllers.Options{Workers: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		all.Go(func() { _ = r.Run(ctx) })
+		for _, name := range []string{"panics", "fails", "works"} {
+			cluster.MustCreate(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}})
+		}
+		time.Sleep(time.Minute)
+		cancel()
+		all.Wait()
+		if len(c.names) != 1 {
+			t.Errorf("%d runs of the key that works", len(c.names))
+		}
+	})
+}
