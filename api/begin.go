@@ -14,6 +14,9 @@ import (
 
 // begin brings the cluster to where users may come: the objects that every cluster has, and a server that answers.
 func (s *Server) begin(ctx context.Context) error {
+	if s.cfg.ReadOnly {
+		return s.waitServing(ctx)
+	}
 	s.engine.Recover(s.cfg.Kinds.All())
 	apiIP, err := ServiceIP(s.cfg.ServiceCIDR, 1)
 	if err != nil {

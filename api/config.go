@@ -40,6 +40,9 @@ type Config struct {
 	// Extra handlers by path prefix ("/graphql"), authenticated and authorized like every request, as non-resource paths.
 	Extra map[string]http.Handler
 
+	// ReadOnly serves a log that takes no writes, for looking back: nothing is made or swept at the start.
+	ReadOnly bool
+
 	Logger *slog.Logger     // default slog.Default()
 	Now    func() time.Time // default time.Now
 }
