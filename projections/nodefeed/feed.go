@@ -1,5 +1,12 @@
 // Package nodefeed tells a node what concerns it, and nothing else: its pods, what they refer to (secrets, config maps,
-// service accounts), and services, endpoint slices and network policies, which every node needs.
+// service accounts, claims and their volumes), its own Node object, and namespaces, services, endpoint slices, network policies
+// and runtime classes, which every node needs. Wanted is the definition; Source leads to it step by step.
+//
+// A source follows the live view once for all feeds and works out once what is the same for all nodes. A feed that is opened
+// after a position goes on from there, as long as the live view has the changes since; the node may have been cut off in the middle
+// of a step. Else it starts with a Reset.
+//
+// Copy is the receiving side, Store its file on the node, MarshalItem and UnmarshalItem the form on the wire and in the file.
 package nodefeed
 
 import (
