@@ -35,9 +35,10 @@ type Options struct {
 // positions. EventStoreDB gives position 0 to an event only if it is the very first of the cluster, which is one of the
 // server's own; so no event of ours stands at 0, where the contract has none.
 type Log struct {
-	config esdb.Configuration
-	opts   Options
-	log    *slog.Logger
+	config     esdb.Configuration
+	opts       Options
+	log        *slog.Logger
+	boundaries *boundaries
 
 	mu      sync.Mutex
 	current *esdb.Client
@@ -66,7 +67,11 @@ func Open(ctx context.Context, connectionString string, opts Options) (*Log, err
 	if opts.MaxEventBytes == 0 {
 		opts.MaxEventBytes = 4 << 20
 	}
-	l := &Log{opts: opts, log: opts.Logger.With("eventstore", config.Address), closing: make(chan struct{})}
+	known, err := newBoundaries()
+	if err != nil {
+		return nil, err
+	}
+	l := &Log{opts: opts, boundaries: known, log: opts.Logger.With("eventstore", config.Address), closing: make(chan struct{})}
 	config.Logger = func(level esdb.LogLevel, format string, args ...any) {
 		// The client reports as errors what is then handled here.
 		l.log.Debug("event store client: "+fmt.Sprintf(format, args...), "level", level)

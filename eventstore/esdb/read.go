@@ -16,7 +16,8 @@ import (
 // holds no call open and a broken call is repeated without anybody noticing.
 const pageEvents = 256
 
-func recorded(e *esdb.RecordedEvent) eventstore.Recorded {
+func (l *Log) recorded(e *esdb.RecordedEvent) eventstore.Recorded {
+	l.boundaries.add(eventstore.Position(e.Position.Commit))
 	return eventstore.Recorded{
 		Proposed: eventstore.Proposed{
 			ID: e.EventID, Type: e.EventType, ContentType: e.ContentType, Data: e.Data, Metadata: e.UserMetadata,
@@ -50,7 +51,7 @@ func (l *Log) page(ctx context.Context, open func(context.Context, *esdb.Client)
 				return nil, err
 			}
 			if original := e.OriginalEvent(); original != nil {
-				events = append(events, recorded(original))
+				events = append(events, l.recorded(original))
 			}
 		}
 	})
@@ -111,7 +112,7 @@ func yieldUnlessDone(ctx context.Context, yield func(eventstore.Recorded, error)
 // ReadAll yields the events of all streams. The filter is applied here: the client sends none with a read that ends.
 //
 // EventStoreDB's positions are places in a file, so From has to be 0, the position of an event, or one more than that of an
-// event that this Log has read last; package protocol's server takes any.
+// event that this Log has read lately; package protocol's server takes any.
 func (l *Log) ReadAll(ctx context.Context, opts eventstore.ReadAll) iter.Seq2[eventstore.Recorded, error] {
 	return func(yield func(eventstore.Recorded, error) bool) {
 		r := &allReader{l: l, opts: opts, left: opts.Limit, yield: yield}
@@ -138,7 +139,8 @@ func (r *allReader) run(ctx context.Context) error {
 	case r.opts.Direction == eventstore.Forwards && r.opts.From <= 1:
 		from = esdb.Start{}
 	case r.opts.Direction == eventstore.Forwards:
-		from = esdb.Position{Commit: uint64(r.opts.From), Prepare: uint64(r.opts.From)}
+		at := uint64(r.l.boundaries.before(r.opts.From))
+		from = esdb.Position{Commit: at, Prepare: at}
 	case r.opts.From == 0:
 		return nil
 	default:
@@ -180,7 +182,8 @@ func (r *allReader) pages(ctx context.Context, from esdb.AllPosition) error {
 				r.opts.Direction == eventstore.Backwards && e.Position >= last.Position) {
 				continue
 			}
-			beyond := r.opts.Direction == eventstore.Backwards && !r.opts.FromEnd && e.Position >= r.opts.From
+			beyond := r.opts.Direction == eventstore.Forwards && e.Position < r.opts.From ||
+				r.opts.Direction == eventstore.Backwards && !r.opts.FromEnd && e.Position >= r.opts.From
 			if !beyond && !r.take(ctx, e) {
 				return nil
 			}

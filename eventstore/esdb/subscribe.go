@@ -147,7 +147,7 @@ func (s *subscription) receive(sub *esdb.Subscription, after *eventstore.Positio
 		case got.CaughtUp != nil:
 			m.checkpoint, m.caughtUp = *after, true
 		case got.EventAppeared != nil && got.EventAppeared.OriginalEvent() != nil:
-			e := recorded(got.EventAppeared.OriginalEvent())
+			e := s.l.recorded(got.EventAppeared.OriginalEvent())
 			if s.opts.Stream == "" && e.Position <= *after {
 				continue
 			}
