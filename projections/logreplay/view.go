@@ -1,0 +1,116 @@
+package logreplay
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	"github.com/shiplog/shiplog/domain"
+	"github.com/shiplog/shiplog/eventstore"
+	"github.com/shiplog/shiplog/projections"
+	"github.com/shiplog/shiplog/projections/memory"
+)
+
+// ViewAt returns the cluster as it was when the log stood at a position. ErrFuture says that it has not got there yet. Of streams
+// whose beginning is gone the view holds what the events that are left lead to. An object whose events do not fold is in the
+// view, and cannot be read.
+func ViewAt(ctx context.Context, log eventstore.Log, kinds *domain.Set, position uint64) (projections.Reader, error) {
+	f := newFolding(kinds)
+	if err := f.advance(ctx, log, position); err != nil {
+		return nil, fmt.Errorf("replaying the log to position %d: %w", position, err)
+	}
+	return f.view(position), nil
+}
+
+// folding is the fold of a log up to a position.
+type folding struct {
+	kinds    *domain.Set
+	position uint64
+	objects  map[string]*folded
+}
+
+type folded struct {
+	ref   domain.Ref
+	state domain.State
+	err   error // the events do not fold
+}
+
+func newFolding(kinds *domain.Set) *folding {
+	return &folding{kinds: kinds, objects: map[string]*folded{}}
+}
+
+// advance folds the events up to a position.
+func (f *folding) advance(ctx context.Context, log eventstore.Log, to uint64) error {
+	head, err := log.Head(ctx)
+	if err != nil {
+		return err
+	}
+	if to > uint64(head) {
+		return fmt.Errorf("%w: the log ends at position %d", projections.ErrFuture, head)
+	}
+	for r, err := range log.ReadAll(ctx, eventstore.ReadAll{From: eventstore.Position(f.position) + 1}) {
+		if err != nil {
+			return err
+		}
+		if uint64(r.Position) > to {
+			break
+		}
+		e, ok, err := projections.EventOf(r)
+		if err != nil {
+			return err
+		}
+		if ok && projections.Concerns(r, e) {
+			f.apply(r.Stream, e)
+		}
+		f.position = uint64(r.Position)
+	}
+	f.position = to
+	return nil
+}
+
+func (f *folding) apply(stream string, e domain.Event) {
+	o := f.objects[stream]
+	if o == nil {
+		o = &folded{}
+	}
+	state, err := o.state.Apply(e)
+	switch {
+	case err != nil && e.Op == domain.Deleted, err == nil && !state.Exists:
+		delete(f.objects, stream)
+		return
+	case err != nil && e.Op == domain.Created && len(e.Change) > 0 && e.Change[0] == '{': // whole, whatever was there before
+		state, err = domain.State{JSON: e.Change, UID: e.Ref.UID, Revision: e.Revision, Position: e.Position, Exists: true, Seen: true}, nil
+	case err != nil:
+		// Nothing but what needs no base applies from here on.
+		o.ref, o.err = e.Ref, err
+		o.state.Seen, o.state.Exists, o.state.Position, o.state.Revision = false, true, e.Position, e.Revision
+		f.objects[stream] = o
+		return
+	}
+	if e.Op == domain.Created {
+		state.JSON = bytes.Clone(state.JSON)
+	}
+	if e.Op == "" {
+		err = o.err
+	}
+	o.ref, o.state, o.err = e.Ref, state, err
+	o.ref.UID = state.UID
+	f.objects[stream] = o
+}
+
+func (f *folding) view(position uint64) *memory.Snapshot {
+	s := memory.NewStore()
+	for _, o := range f.objects {
+		s.Put(o.object(f.kinds))
+	}
+	return s.Snapshot(position)
+}
+
+func (o *folded) object(kinds *domain.Set) *projections.Object {
+	p := projections.Object{Ref: o.ref, Position: o.state.Position, Revision: o.state.Revision, JSON: o.state.JSON}
+	if o.err != nil {
+		p.Kind = memory.KindOf(kinds, o.ref, o.state.JSON)
+		return memory.Broken(p, fmt.Errorf("reading %s: %w", o.ref, o.err))
+	}
+	return memory.Decoded(kinds, p)
+}
