@@ -8,9 +8,9 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/shiplog/shiplog/runtime/internal/svcindex"
 )
 
 // Render returns the whole text of the rules for a state. Options that New refuses are replaced by their defaults.
@@ -29,6 +29,7 @@ func Render(state State, opts Options) Ruleset {
 type renderer struct {
 	opts      Options
 	env       surroundings
+	index     svcindex.Index
 	parts     map[types.NamespacedName]*part
 	shared    map[chainID]map[string]string // rules of the chains that services share, by their keys
 	hostPorts []HostPort
@@ -94,27 +95,18 @@ func (r *renderer) update(state State) {
 			p.service, p.slices = nil, nil // equal to nothing, so rendered anew
 		}
 	}
-	bySvc := make(map[types.NamespacedName][]*discoveryv1.EndpointSlice, len(state.Slices))
-	for _, slice := range state.Slices {
-		if name := slice.Labels[discoveryv1.LabelServiceName]; name != "" {
-			key := types.NamespacedName{Namespace: slice.Namespace, Name: name}
-			bySvc[key] = append(bySvc[key], slice)
-		}
-	}
+	r.index.Build(state.Slices)
 	dirty := map[chainID]bool{}
 	seen := 0
 	for _, svc := range state.Services {
 		key := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
-		ofService := bySvc[key]
-		if len(ofService) > 1 {
-			slices.SortFunc(ofService, func(a, b *discoveryv1.EndpointSlice) int { return strings.Compare(a.Name, b.Name) })
-		}
+		ofService := r.index.Of(key)
 		old := r.parts[key]
 		if old != nil {
 			seen++
 		}
-		if old == nil || !sameService(old.service, svc) || !slices.EqualFunc(old.slices, ofService, sameSlice) {
-			r.replace(key, old, renderService(svc, ofService, &r.env, r.opts), dirty)
+		if old == nil || !sameService(old.service, svc) || !svcindex.SameSlices(old.slices, ofService) {
+			r.replace(key, old, renderService(svc, slices.Clone(ofService), &r.env, r.opts), dirty)
 		}
 	}
 	if seen < len(r.parts) {
@@ -138,13 +130,7 @@ func (r *renderer) removeAbsent(services []*corev1.Service, dirty map[chainID]bo
 	}
 }
 
-func sameObject(a, b metav1.Object) bool {
-	return a.GetResourceVersion() != "" && a.GetResourceVersion() == b.GetResourceVersion() && a.GetUID() == b.GetUID()
-}
-
-func sameService(a, b *corev1.Service) bool { return a == b || a != nil && sameObject(a, b) }
-
-func sameSlice(a, b *discoveryv1.EndpointSlice) bool { return a == b || sameObject(a, b) }
+func sameService(a, b *corev1.Service) bool { return a == b || a != nil && svcindex.Same(a, b) }
 
 // replace puts a service's new part in the place of its old one; either may be nil.
 func (r *renderer) replace(key types.NamespacedName, old, made *part, dirty map[chainID]bool) {
