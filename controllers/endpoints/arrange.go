@@ -149,7 +149,7 @@ func (a *arrangement) write(d *draft, next func() string) (commands.Command, boo
 		}), true
 	}
 	owned := slices.ContainsFunc(d.was.OwnerReferences, func(r metav1.OwnerReference) bool { return r.UID == a.owner.UID })
-	if owned && maps.Equal(d.was.Labels, a.labels) && portsKey(d.was.Ports) == portsKey(d.ports) && equal(d.was.Endpoints, d.endpoints) {
+	if owned && maps.Equal(d.was.Labels, a.labels) && portsKey(d.was.Ports) == portsKey(d.ports) && slices.EqualFunc(d.was.Endpoints, d.endpoints, sameEndpoint) {
 		return commands.Command{}, false
 	}
 	changed := d.was.DeepCopy()

@@ -100,7 +100,7 @@ func (Endpoints) Reconcile(view projections.Reader, key controllers.Key, _ time.
 	switch {
 	case !exists:
 		d.Commands = append(d.Commands, controllers.Create(resources.Endpoints, want))
-	case !equal(want.Subsets, have.Subsets) || !maps.Equal(want.Labels, have.Labels) || !equal(want.Annotations, have.Annotations):
+	case !sameSubsets(want.Subsets, have.Subsets) || !maps.Equal(want.Labels, have.Labels) || !equal(want.Annotations, have.Annotations):
 		d.Commands = append(d.Commands, controllers.Update(resources.Endpoints, want))
 	}
 	return d, nil
@@ -115,66 +115,70 @@ func elsewhere(e *corev1.Endpoints) bool {
 // subsetsOf groups the pods by the ports that they have. Ready addresses are kept first when there are too many.
 func subsetsOf(svc *corev1.Service, found []*corev1.Pod) (subsets []corev1.EndpointSubset, truncated bool) {
 	family := families(svc)[0]
-	type group struct {
-		ports           []corev1.EndpointPort
-		ready, notReady []corev1.EndpointAddress
-	}
-	groups := map[string]*group{}
+	groups := map[string]*subset{}
+	ports := newResolver(svc)
 	for _, p := range found {
-		ip := address(p, family)
-		if ip == "" {
+		ip, text := address(p, family)
+		if text == "" {
 			continue
 		}
-		ports := portsOf(svc, p)
-		if len(ports) == 0 && !(len(svc.Spec.Ports) == 0 && headless(svc)) {
+		key, list := ports.of(p)
+		if len(list) == 0 && !(len(svc.Spec.Ports) == 0 && headless(svc)) {
 			continue
 		}
-		key := portsKey(ports)
-		g := groups[key]
+		g := groups[string(key)]
 		if g == nil {
-			g = &group{ports: endpointPorts(ports)}
-			groups[key] = g
-		}
-		a := corev1.EndpointAddress{IP: ip, Hostname: hostname(svc, p), TargetRef: targetRef(p)}
-		if p.Spec.NodeName != "" {
-			a.NodeName = &p.Spec.NodeName
+			g = &subset{ports: endpointPorts(list)}
+			groups[string(key)] = g
 		}
 		if pods.Ready(p) || svc.Spec.PublishNotReadyAddresses {
-			g.ready = append(g.ready, a)
+			g.ready = append(g.ready, member{ip: ip, text: text, pod: p})
 		} else {
-			g.notReady = append(g.notReady, a)
+			g.notReady = append(g.notReady, member{ip: ip, text: text, pod: p})
 		}
 	}
 	room := maxAddresses
-	take := func(as []corev1.EndpointAddress) []corev1.EndpointAddress {
-		slices.SortFunc(as, byAddress)
-		if len(as) > room {
-			as, truncated = as[:room:room], true
+	take := func(ms []member) []corev1.EndpointAddress {
+		slices.SortFunc(ms, func(a, b member) int {
+			return cmp.Or(a.ip.Compare(b.ip), strings.Compare(string(a.pod.UID), string(b.pod.UID)))
+		})
+		if len(ms) > room {
+			ms, truncated = ms[:room], true
 		}
-		room -= len(as)
-		return as
+		room -= len(ms)
+		var out []corev1.EndpointAddress
+		for _, m := range ms {
+			a := corev1.EndpointAddress{IP: m.text, Hostname: hostname(svc, m.pod), TargetRef: targetRef(m.pod)}
+			if m.pod.Spec.NodeName != "" {
+				a.NodeName = &m.pod.Spec.NodeName
+			}
+			out = append(out, a)
+		}
+		return out
 	}
 	keys := slices.Sorted(maps.Keys(groups))
-	for _, k := range keys {
-		groups[k].ready = take(groups[k].ready)
+	made := make([]corev1.EndpointSubset, len(keys))
+	for i, k := range keys {
+		made[i] = corev1.EndpointSubset{Addresses: take(groups[k].ready), Ports: groups[k].ports}
 	}
-	for _, k := range keys {
-		g := groups[k]
-		g.notReady = take(g.notReady)
-		if len(g.ready)+len(g.notReady) > 0 {
-			subsets = append(subsets, corev1.EndpointSubset{Addresses: g.ready, NotReadyAddresses: g.notReady, Ports: g.ports})
+	for i, k := range keys {
+		made[i].NotReadyAddresses = take(groups[k].notReady)
+		if len(made[i].Addresses)+len(made[i].NotReadyAddresses) > 0 {
+			subsets = append(subsets, made[i])
 		}
 	}
 	return subsets, truncated
 }
 
-func byAddress(a, b corev1.EndpointAddress) int {
-	x, errX := netip.ParseAddr(a.IP)
-	y, errY := netip.ParseAddr(b.IP)
-	if errX != nil || errY != nil {
-		return strings.Compare(a.IP, b.IP)
-	}
-	return cmp.Or(x.Compare(y), strings.Compare(string(a.TargetRef.UID), string(b.TargetRef.UID)))
+type subset struct {
+	ports           []corev1.EndpointPort
+	ready, notReady []member
+}
+
+type member struct {
+	ip   netip.Addr
+	text string
+	pod  *corev1.Pod
 }
 
 func endpointPorts(ports []discoveryv1.EndpointPort) []corev1.EndpointPort {

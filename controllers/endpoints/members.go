@@ -5,6 +5,7 @@ package endpoints
 import (
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -108,18 +109,27 @@ func same(a, b *corev1.Pod) bool {
 		a.Spec.Hostname == b.Spec.Hostname && a.Spec.Subdomain == b.Spec.Subdomain && labels.Equals(a.Labels, b.Labels)
 }
 
-// address returns the pod's address of a family, or "".
-func address(p *corev1.Pod, family discoveryv1.AddressType) string {
-	ips := p.Status.PodIPs
-	if len(ips) == 0 {
-		ips = []corev1.PodIP{{IP: p.Status.PodIP}}
+// address returns the pod's address of a family; the zero Addr and "" when it has none.
+func address(p *corev1.Pod, family discoveryv1.AddressType) (netip.Addr, string) {
+	pick := func(ip string) (netip.Addr, string) {
+		a, err := netip.ParseAddr(ip)
+		if err != nil || a.Unmap().Is4() != (family == discoveryv1.AddressTypeIPv4) {
+			return netip.Addr{}, ""
+		}
+		if family == discoveryv1.AddressTypeIPv4 && a.Is4() {
+			return a, ip // an IPv4 address has one form only
+		}
+		return a.Unmap(), a.Unmap().String()
 	}
-	for _, ip := range ips {
-		if a, err := netip.ParseAddr(ip.IP); err == nil && a.Unmap().Is4() == (family == discoveryv1.AddressTypeIPv4) {
-			return a.Unmap().String()
+	if len(p.Status.PodIPs) == 0 {
+		return pick(p.Status.PodIP)
+	}
+	for _, ip := range p.Status.PodIPs {
+		if a, text := pick(ip.IP); text != "" {
+			return a, text
 		}
 	}
-	return ""
+	return netip.Addr{}, ""
 }
 
 // families returns the address families of a service, its first one first.
@@ -142,11 +152,35 @@ func families(svc *corev1.Service) []discoveryv1.AddressType {
 	return []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4}
 }
 
-// portsOf resolves a service's ports on a pod. A named port that the pod does not have is left out.
-func portsOf(svc *corev1.Service, p *corev1.Pod) []discoveryv1.EndpointPort {
-	var out []discoveryv1.EndpointPort
-	for i := range svc.Spec.Ports {
-		sp := &svc.Spec.Ports[i]
+// resolver resolves a service's ports on pods. Pods on which they resolve alike share one list, which nobody changes.
+type resolver struct {
+	svc   *corev1.Service
+	key   []byte
+	lists map[string][]discoveryv1.EndpointPort
+}
+
+func newResolver(svc *corev1.Service) *resolver {
+	return &resolver{svc: svc, lists: map[string][]discoveryv1.EndpointPort{}}
+}
+
+// of returns the ports on a pod, and a key that tells different lists apart, good until the next call. A named port that the
+// pod does not have is left out.
+func (r *resolver) of(p *corev1.Pod) (key []byte, ports []discoveryv1.EndpointPort) {
+	r.key = r.key[:0]
+	for i := range r.svc.Spec.Ports {
+		number, ok := targetPort(p, &r.svc.Spec.Ports[i])
+		if !ok {
+			number = -1
+		}
+		r.key = strconv.AppendInt(r.key, int64(number), 10)
+		r.key = append(r.key, ',')
+	}
+	ports, known := r.lists[string(r.key)]
+	if known {
+		return r.key, ports
+	}
+	for i := range r.svc.Spec.Ports {
+		sp := &r.svc.Spec.Ports[i]
 		number, ok := targetPort(p, sp)
 		if !ok {
 			continue
@@ -155,9 +189,10 @@ func portsOf(svc *corev1.Service, p *corev1.Pod) []discoveryv1.EndpointPort {
 		if protocol == "" {
 			protocol = corev1.ProtocolTCP
 		}
-		out = append(out, discoveryv1.EndpointPort{Name: &name, Port: &number, Protocol: &protocol, AppProtocol: sp.AppProtocol})
+		ports = append(ports, discoveryv1.EndpointPort{Name: &name, Port: &number, Protocol: &protocol, AppProtocol: sp.AppProtocol})
 	}
-	return out
+	r.lists[string(r.key)] = ports
+	return r.key, ports
 }
 
 func targetPort(p *corev1.Pod, sp *corev1.ServicePort) (int32, bool) {

@@ -78,20 +78,21 @@ func (Slices) Reconcile(view projections.Reader, key controllers.Key, _ time.Tim
 		a.labels[corev1.IsHeadlessService] = ""
 	}
 	found := members(view, svc, true)
-	zones := zonesOf(view, found)
+	zones, ports := zonesOf(view, found), newResolver(svc)
 	for _, family := range families(svc) {
 		groups := map[string]*group{}
 		for _, p := range found {
-			ip := address(p, family)
+			_, ip := address(p, family)
 			if ip == "" {
 				continue
 			}
-			ports := portsOf(svc, p)
-			k := portsKey(ports)
-			if groups[k] == nil {
-				groups[k] = &group{family: family, ports: ports}
+			key, list := ports.of(p)
+			g := groups[string(key)]
+			if g == nil {
+				g = &group{family: family, ports: list}
+				groups[string(key)] = g
 			}
-			groups[k].endpoints = append(groups[k].endpoints, endpoint(svc, p, ip, zones[p.Spec.NodeName]))
+			g.endpoints = append(g.endpoints, endpoint(svc, p, ip, zones[p.Spec.NodeName]))
 		}
 		if len(groups) == 0 { // a slice without endpoints says that there are none
 			groups[""] = &group{family: family}
@@ -115,34 +116,34 @@ func slicesOf(view projections.Reader, namespace, service, manager string) []*di
 }
 
 // zonesOf returns the zones of the nodes of some pods.
-func zonesOf(view projections.Reader, found []*corev1.Pod) map[string]string {
-	zones := map[string]string{}
+func zonesOf(view projections.Reader, found []*corev1.Pod) map[string]*string {
+	zones := map[string]*string{}
 	for _, p := range found {
 		name := p.Spec.NodeName
 		if _, known := zones[name]; known || name == "" {
 			continue
 		}
-		zones[name] = ""
+		zones[name] = nil
 		if n, ok := projections.Get[*corev1.Node](view, nodes, "", name); ok {
-			zones[name] = n.Labels[corev1.LabelTopologyZone]
+			if zone := n.Labels[corev1.LabelTopologyZone]; zone != "" {
+				zones[name] = &zone
+			}
 		}
 	}
 	return zones
 }
 
-func endpoint(svc *corev1.Service, p *corev1.Pod, ip, zone string) discoveryv1.Endpoint {
+func endpoint(svc *corev1.Service, p *corev1.Pod, ip string, zone *string) discoveryv1.Endpoint {
 	serving, terminating := pods.Ready(p), p.DeletionTimestamp != nil
 	ready := svc.Spec.PublishNotReadyAddresses || serving && !terminating
 	e := discoveryv1.Endpoint{
 		Addresses:  []string{ip},
-		Conditions: discoveryv1.EndpointConditions{Ready: &ready, Serving: &serving, Terminating: &terminating},
+		Conditions: discoveryv1.EndpointConditions{Ready: boolean(ready), Serving: boolean(serving), Terminating: boolean(terminating)},
 		TargetRef:  targetRef(p),
+		Zone:       zone,
 	}
 	if p.Spec.NodeName != "" {
 		e.NodeName = &p.Spec.NodeName
-	}
-	if zone != "" {
-		e.Zone = &zone
 	}
 	if h := hostname(svc, p); h != "" {
 		e.Hostname = &h
@@ -154,7 +155,7 @@ func endpoint(svc *corev1.Service, p *corev1.Pod, ip, zone string) discoveryv1.E
 }
 
 // hints says to whom an endpoint is near, when the service prefers near ones.
-func hints(svc *corev1.Service, node, zone string) *discoveryv1.EndpointHints {
+func hints(svc *corev1.Service, node string, zone *string) *discoveryv1.EndpointHints {
 	if svc.Spec.TrafficDistribution == nil {
 		return nil
 	}
@@ -168,8 +169,8 @@ func hints(svc *corev1.Service, node, zone string) *discoveryv1.EndpointHints {
 	default:
 		return nil
 	}
-	if zone != "" {
-		h.ForZones = []discoveryv1.ForZone{{Name: zone}}
+	if zone != nil {
+		h.ForZones = []discoveryv1.ForZone{{Name: *zone}}
 	}
 	if len(h.ForNodes)+len(h.ForZones) == 0 {
 		return nil
