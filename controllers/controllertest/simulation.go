@@ -85,13 +85,18 @@ func (s *Simulation) note(format string, args ...any) {
 // ErrSteps says that a simulation did not come to rest.
 var ErrSteps = errors.New("the simulation did not come to rest")
 
-// Settle runs until nothing is left to do but to wait for a time after the horizon, or for so many steps.
+// Settle runs until nothing is left to do before the horizon, and lets the time until then pass. ErrSteps says that so many
+// steps were not enough.
 func (s *Simulation) Settle(steps int, horizon time.Duration) error {
 	end := s.now.Add(horizon)
 	for range steps {
 		rest, err := s.step(end)
-		if err != nil || rest {
+		if err != nil {
 			return err
+		}
+		if rest {
+			s.now = end
+			return nil
 		}
 	}
 	return ErrSteps
@@ -99,11 +104,12 @@ func (s *Simulation) Settle(steps int, horizon time.Duration) error {
 
 // Steps runs so many steps, or fewer when there is nothing left to do.
 func (s *Simulation) Steps(n int) error {
-	err := s.Settle(n, time.Hour)
-	if errors.Is(err, ErrSteps) {
-		return nil
+	for range n {
+		if rest, err := s.step(s.now); err != nil || rest {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 func (s *Simulation) one(in int) bool { return in > 0 && s.rng.IntN(in) == 0 }
