@@ -95,22 +95,18 @@ func (b *builder) update(state State) bool {
 
 func (b *builder) updateServices(state State) (changed bool) {
 	b.index.Build(state.Slices)
-	seen := 0
 	for _, svc := range state.Services {
 		key := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
 		ofService := b.index.Of(key)
 		old := b.parts[key]
-		if old != nil {
-			seen++
-			if (old.service == svc || svcindex.Same(old.service, svc)) && svcindex.SameSlices(old.slices, ofService) {
-				continue
-			}
+		if old != nil && (old.service == svc || svcindex.Same(old.service, svc)) && svcindex.SameSlices(old.slices, ofService) {
+			continue
 		}
 		changed = true
 		b.replace(key, old, &part{service: svc, slices: slices.Clone(ofService), made: makeService(svc, ofService)})
 	}
-	if seen == len(b.parts) || !changed && seen == len(state.Services) && seen == len(b.parts) {
-		return changed
+	if len(b.parts) == len(state.Services) {
+		return changed // nobody is gone
 	}
 	present := make(map[types.NamespacedName]bool, len(state.Services))
 	for _, svc := range state.Services {

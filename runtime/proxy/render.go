@@ -97,19 +97,15 @@ func (r *renderer) update(state State) {
 	}
 	r.index.Build(state.Slices)
 	dirty := map[chainID]bool{}
-	seen := 0
 	for _, svc := range state.Services {
 		key := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
 		ofService := r.index.Of(key)
 		old := r.parts[key]
-		if old != nil {
-			seen++
-		}
 		if old == nil || !sameService(old.service, svc) || !svcindex.SameSlices(old.slices, ofService) {
 			r.replace(key, old, renderService(svc, slices.Clone(ofService), &r.env, r.opts), dirty)
 		}
 	}
-	if seen < len(r.parts) {
+	if len(r.parts) != len(state.Services) { // somebody is gone
 		r.removeAbsent(state.Services, dirty)
 	}
 	if !slices.Equal(r.hostPorts, state.HostPorts) {
