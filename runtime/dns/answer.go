@@ -48,6 +48,9 @@ func (z *Zone) Answer(q mdns.Question) Reply {
 			return r
 		}
 		aliases = append(aliases, alias)
+		if slices.ContainsFunc(aliases, func(rr mdns.RR) bool { return strings.EqualFold(rr.Header().Name, alias.Target) }) {
+			return Reply{Mine: true, Rcode: mdns.RcodeServerFailure} // the aliases lead in a circle
+		}
 		name = alias.Target
 	}
 }

@@ -206,10 +206,14 @@ func TestAnyHistoryEndsAtTheZoneOfItsLastState(t *testing.T) {
 					state.Slices = slices.Delete(state.Slices, 0, 1)
 				}
 			case 5:
-				if n := len(state.Pods); n > 2 {
+				if n := len(state.Pods); n > 0 && pick(3) == 0 {
 					state.Pods = slices.Delete(state.Pods, 0, 1)
+					break
 				}
-				state.Pods = append(state.Pods, pod(ns, fmt.Sprintf("p%d", len(state.Pods)), fmt.Sprintf("10.0.0.%d", i)))
+				made := pod(ns, fmt.Sprintf("p%d", pick(3)), fmt.Sprintf("10.0.0.%d", i))
+				state.Pods = append(slices.DeleteFunc(state.Pods, func(p *corev1.Pod) bool {
+					return p.Name == made.Name && p.Namespace == made.Namespace
+				}), made)
 			}
 			b.update(state)
 			fresh := newBuilder(opts, nil)
