@@ -2,6 +2,7 @@ package live
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -13,7 +14,7 @@ import (
 )
 
 // apply folds records into the store and tells followers and waiters. checkpoint, if it is later than the last record, is the
-// position reached. An error says that a record cannot even be understood; the view stands before it then.
+// position reached. An error says that a record was written by a newer build; the view stands before it then.
 func (v *View) apply(records []eventstore.Recorded, checkpoint uint64) error {
 	changes := make([]projections.Change, 0, len(records))
 	var failed error
@@ -22,14 +23,19 @@ func (v *View) apply(records []eventstore.Recorded, checkpoint uint64) error {
 			continue // seen before the subscription was made again
 		}
 		e, ok, err := projections.EventOf(r)
-		if err != nil {
-			failed = fmt.Errorf("position %d: %w", r.Position, err)
-			checkpoint = 0
+		var newer *domain.UnknownVersionError
+		if errors.As(err, &newer) {
+			failed, checkpoint = err, 0
 			break
 		}
 		var c projections.Change
-		if ok = ok && projections.Concerns(r, e); ok {
+		switch {
+		case err != nil:
+			c, ok = v.applyUnreadable(r, err)
+		case ok && projections.Concerns(r, e):
 			c, ok = v.applyEvent(e)
+		default:
+			ok = false
 		}
 		if ok {
 			changes = append(changes, c)
@@ -84,6 +90,20 @@ func (v *View) applyEvent(e domain.Event) (projections.Change, bool) {
 		v.mu.Unlock()
 	}
 	return projections.Change{Event: e, Before: before, After: after}, true
+}
+
+// applyUnreadable takes note of a damaged record in an object's stream: the object cannot be read from here on.
+func (v *View) applyUnreadable(r eventstore.Recorded, cause error) (projections.Change, bool) {
+	ref, ok := domain.ParseStream(r.Stream)
+	if !ok {
+		return projections.Change{}, false
+	}
+	before, _ := v.store.Get(ref.GroupResource(), ref.Namespace, ref.Name)
+	if before != nil {
+		ref = before.Ref
+	}
+	e := domain.Event{ID: r.ID.String(), Type: r.Type, Ref: ref, Op: domain.Changed, Position: uint64(r.Position), Revision: r.Revision, Time: r.Created}
+	return v.keepBroken(e, before, cause)
 }
 
 // stateOf is what the next event is applied to. To an object that is already broken no delta applies, only what needs no base.

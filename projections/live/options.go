@@ -14,7 +14,7 @@ type Options struct {
 	// beyond the log's head, makes the view start from the beginning instead: it is a short cut, nothing more.
 	Start func(ctx context.Context) (objects []*projections.Object, position uint64, err error)
 
-	// MaxChanges and MaxChangeBytes bound the buffer of recent changes. Defaults: 65,536 and 64 MiB. The buffer grows as needed.
+	// MaxChanges and MaxChangeBytes bound the buffer of recent changes. Defaults: 65,536 and 32 MiB. The buffer grows as needed.
 	MaxChanges     int
 	MaxChangeBytes int
 	// Progress is how often a follower for whom nothing has changed is told the position. Default: 1 s.
@@ -27,7 +27,7 @@ func (o *Options) complete() {
 		o.MaxChanges = 65536
 	}
 	if o.MaxChangeBytes <= 0 {
-		o.MaxChangeBytes = 64 << 20
+		o.MaxChangeBytes = 32 << 20
 	}
 	if o.Progress <= 0 {
 		o.Progress = time.Second

@@ -69,10 +69,11 @@ func (v *View) Run(ctx context.Context) error {
 	for {
 		before := v.latest.Load()
 		err := v.follow(ctx)
+		var newer *domain.UnknownVersionError
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, eventstore.ErrClosed), errors.Is(err, eventstore.ErrCorrupt), errors.Is(err, eventstore.ErrVersion):
+		case errors.As(err, &newer), errors.Is(err, eventstore.ErrClosed), errors.Is(err, eventstore.ErrCorrupt), errors.Is(err, eventstore.ErrVersion):
 			return fmt.Errorf("keeping the live view: %w", err)
 		}
 		v.restarts.Add(1)

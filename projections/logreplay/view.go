@@ -3,6 +3,7 @@ package logreplay
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/shiplog/shiplog/domain"
@@ -56,10 +57,13 @@ func (f *folding) advance(ctx context.Context, log eventstore.Log, to uint64) er
 			break
 		}
 		e, ok, err := projections.EventOf(r)
-		if err != nil {
+		var newer *domain.UnknownVersionError
+		switch {
+		case errors.As(err, &newer):
 			return err
-		}
-		if ok && projections.Concerns(r, e) {
+		case err != nil:
+			f.spoil(r, err)
+		case ok && projections.Concerns(r, e):
 			f.apply(r.Stream, e)
 		}
 		f.position = uint64(r.Position)
@@ -96,6 +100,21 @@ func (f *folding) apply(stream string, e domain.Event) {
 	o.ref, o.state, o.err = e.Ref, state, err
 	o.ref.UID = state.UID
 	f.objects[stream] = o
+}
+
+// spoil takes note of a damaged record: its object cannot be read from here on.
+func (f *folding) spoil(r eventstore.Recorded, cause error) {
+	ref, ok := domain.ParseStream(r.Stream)
+	if !ok {
+		return
+	}
+	o := f.objects[r.Stream]
+	if o == nil {
+		o = &folded{ref: ref}
+	}
+	o.err = cause
+	o.state.Seen, o.state.Exists, o.state.Position, o.state.Revision = false, true, uint64(r.Position), r.Revision
+	f.objects[r.Stream] = o
 }
 
 func (f *folding) view(position uint64) *memory.Snapshot {

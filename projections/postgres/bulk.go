@@ -51,11 +51,11 @@ const bulkEvents = 4000
 
 // prepared is a part of the log made into rows.
 type prepared struct {
-	rows    map[*table]*rows
-	ended   []*change
-	through eventstore.Position
-	n       int
-	err     error
+	rows  map[*table]*rows
+	ended []*change
+	last  eventstore.Recorded
+	n     int
+	err   error
 }
 
 // build makes the schema and fills it with everything that is in the log when it starts. It returns a writer that goes on from
@@ -101,7 +101,7 @@ func (b *builder) buildIn(ctx context.Context, tx pgx.Tx, w *writer, head events
 	})
 	defer reading.Wait()
 	defer stop()
-	var through eventstore.Position
+	var last eventstore.Recorded
 	var n uint64
 	ended := map[uint64]uint64{}
 	for p := range ready {
@@ -118,14 +118,14 @@ func (b *builder) buildIn(ctx context.Context, tx pgx.Tx, w *writer, head events
 		for _, c := range p.ended {
 			ended[c.was.incarnation] = c.event.Position
 		}
-		through = max(through, p.through)
+		last = p.last
 		n += uint64(p.n)
-		b.progress(Progress{Models: b.views.names(), Position: uint64(through), Head: uint64(head), Events: n, Step: "reading the log"})
+		b.progress(Progress{Models: b.views.names(), Position: uint64(last.Position), Head: uint64(head), Events: n, Step: "reading the log"})
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return b.finish(ctx, tx, max(through, head), n, ended)
+	return b.finish(ctx, tx, max(last.Position, head), last, n, ended)
 }
 
 // prepare reads the log up to its head and makes rows of it, while those made before are being written.
@@ -184,7 +184,7 @@ func (b *builder) prepareRows(records []eventstore.Recorded) prepared {
 			b.firstFact = changes[i].event.Position
 		}
 	}
-	p := prepared{rows: b.views.rowsOf(changes), n: len(records), through: records[len(records)-1].Position}
+	p := prepared{rows: b.views.rowsOf(changes), n: len(records), last: records[len(records)-1]}
 	if b.views.has("history") {
 		w := writer{views: b.views}
 		p.ended = w.incarnations(changes, p.rows)
@@ -193,7 +193,7 @@ func (b *builder) prepareRows(records []eventstore.Recorded) prepared {
 }
 
 // finish writes what is there at the end, makes the indexes and sets the checkpoint.
-func (b *builder) finish(ctx context.Context, tx pgx.Tx, through eventstore.Position, n uint64, ended map[uint64]uint64) error {
+func (b *builder) finish(ctx context.Context, tx pgx.Tx, through eventstore.Position, last eventstore.Recorded, n uint64, ended map[uint64]uint64) error {
 	step := func(s string) {
 		b.progress(Progress{Models: b.views.names(), Position: uint64(through), Head: uint64(through), Events: n, Step: s})
 	}
@@ -225,7 +225,8 @@ func (b *builder) finish(ctx context.Context, tx pgx.Tx, through eventstore.Posi
 			return fmt.Errorf("analysing %s: %w", t.name, err)
 		}
 	}
-	if _, err := tx.Exec(ctx, fmt.Sprintf("INSERT INTO %s.checkpoint (position, events) VALUES ($1, $2)", b.schema), int64(through), int64(n)); err != nil {
+	if _, err := tx.Exec(ctx, fmt.Sprintf("INSERT INTO %s.checkpoint (position, event_position, event) VALUES ($1, $2, $3)", b.schema),
+		int64(through), int64(last.Position), last.ID); err != nil {
 		return fmt.Errorf("setting the checkpoint: %w", err)
 	}
 	return nil

@@ -8,12 +8,14 @@ import (
 	"io/fs"
 	"strings"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 
+	"github.com/shiplog/shiplog/eventstore"
 	"github.com/shiplog/shiplog/projections"
 )
 
@@ -150,7 +152,7 @@ func claim(ctx context.Context, conn *pgxpool.Conn, identity string) error {
 // unusable says why the schema of this version cannot be gone on with; "" when it can.
 func (m *Models) unusable(ctx context.Context, q querier) (string, error) {
 	var missing []string
-	for _, t := range append(m.views.tables(), &table{name: "checkpoint", columns: columnsOf("one boolean, position bigint, events bigint, at timestamptz")}) {
+	for _, t := range append(m.views.tables(), &table{name: "checkpoint", columns: columnsOf("one boolean, position bigint, event_position bigint, event uuid, at timestamptz")}) {
 		var columns int
 		var keyed bool
 		names := make([]string, len(t.columns))
@@ -172,8 +174,9 @@ func (m *Models) unusable(ctx context.Context, q querier) (string, error) {
 	if len(missing) > 0 {
 		return "missing or changed: " + strings.Join(missing, ", "), nil
 	}
-	var at int64
-	err := q.QueryRow(ctx, "SELECT position FROM "+schemaLive+".checkpoint").Scan(&at)
+	var at, eventAt int64
+	var event uuid.UUID
+	err := q.QueryRow(ctx, "SELECT position, event_position, event FROM "+schemaLive+".checkpoint").Scan(&at, &eventAt, &event)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "there is no checkpoint", nil
 	}
@@ -186,6 +189,17 @@ func (m *Models) unusable(ctx context.Context, q querier) (string, error) {
 	}
 	if uint64(at) > uint64(head) {
 		return fmt.Sprintf("they are at position %d, the log ends at %d: it was restored from a backup", at, head), nil
+	}
+	if eventAt == 0 {
+		return "", nil
+	}
+	for r, err := range m.cfg.Log.ReadAll(ctx, eventstore.ReadAll{From: eventstore.Position(eventAt), Limit: 1}) {
+		if err != nil {
+			return "", fmt.Errorf("reading the log at the checkpoint: %w", err)
+		}
+		if r.Position == eventstore.Position(eventAt) && r.ID != event {
+			return fmt.Sprintf("at position %d the log has another event: it was restored from a backup, and went on", eventAt), nil
+		}
 	}
 	return "", nil
 }

@@ -114,7 +114,7 @@ func (m *Models) take(ctx context.Context, tx pgx.Tx, b *builder, w *writer, at,
 		}
 		at = next
 	}
-	return moveCheckpoint(ctx, tx, w.schema, to)
+	return moveCheckpoint(ctx, tx, w.schema, to, w.last)
 }
 
 // ensureReady prepares the database for those who do not run the models: `shiplog rebuild` and `shiplog verify` on a stopped

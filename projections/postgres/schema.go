@@ -147,12 +147,14 @@ func (t *table) finish(schema string) []string {
 	return out
 }
 
-// createCheckpoint makes the schema's one row that says how far its tables reflect the log.
+// createCheckpoint makes the table of the schema's one row, which says how far its tables reflect the log, and which event was the
+// last: a log that has another event there is another log.
 func createCheckpoint(schema string) string {
 	return fmt.Sprintf(`CREATE TABLE %s.checkpoint (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     position bigint NOT NULL,
-    events bigint NOT NULL,
+    event_position bigint NOT NULL,
+    event uuid NOT NULL,
     at timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 20)`, schema)
 }

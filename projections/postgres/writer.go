@@ -20,6 +20,7 @@ type writer struct {
 	schema string
 	views  *views
 	folder *folder
+	last   eventstore.Recorded // of what was applied
 }
 
 var (
@@ -53,7 +54,7 @@ func (w *writer) Commit(ctx context.Context, from, to eventstore.Position, apply
 		if err := apply(ctx, tx); err != nil {
 			return err
 		}
-		return moveCheckpoint(ctx, tx, w.schema, to)
+		return moveCheckpoint(ctx, tx, w.schema, to, w.last)
 	})
 	if err != nil {
 		w.folder.forget() // it may hold what was not committed
@@ -82,8 +83,10 @@ func lockedCheckpoint(ctx context.Context, tx pgx.Tx, schema string) (eventstore
 	return eventstore.Position(at), nil
 }
 
-func moveCheckpoint(ctx context.Context, tx pgx.Tx, schema string, to eventstore.Position) error {
-	tag, err := tx.Exec(ctx, "UPDATE "+schema+".checkpoint SET position = $1, at = now()", int64(to))
+func moveCheckpoint(ctx context.Context, tx pgx.Tx, schema string, to eventstore.Position, last eventstore.Recorded) error {
+	tag, err := tx.Exec(ctx, "UPDATE "+schema+`.checkpoint SET position = $1, at = now(),
+		event_position = CASE WHEN $2 > event_position THEN $2 ELSE event_position END, event = CASE WHEN $2 > event_position THEN $3 ELSE event END`,
+		int64(to), int64(last.Position), last.ID)
 	if err == nil && tag.RowsAffected() != 1 {
 		err = errors.New("its row is gone")
 	}
@@ -95,6 +98,9 @@ func moveCheckpoint(ctx context.Context, tx pgx.Tx, schema string, to eventstore
 
 // Apply implements engine.Projection.
 func (w *writer) Apply(ctx context.Context, tx pgx.Tx, b engine.Batch) error {
+	if n := len(b.Records); n > 0 {
+		w.last = b.Records[n-1]
+	}
 	changes, err := decode(b.Records)
 	if err != nil {
 		return err
