@@ -1,0 +1,127 @@
+package history
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/shiplog/shiplog/domain"
+)
+
+// Field says what happened to one field.
+type Field struct {
+	Path   string          `json:"path"`
+	Before json.RawMessage `json:"before,omitempty"` // nil: it was not there
+	After  json.RawMessage `json:"after,omitempty"`  // nil: it is no longer there
+}
+
+// hidden stands for a value that is not shown.
+var hidden = json.RawMessage(`"(hidden)"`)
+
+// fieldsOf takes over what domain found, with the payload of secrets hidden.
+func fieldsOf(ref domain.Ref, changes []domain.FieldChange) []Field {
+	fields := make([]Field, 0, len(changes))
+	for _, c := range changes {
+		f := Field{Path: c.Path, Before: c.Before, After: c.After}
+		if ref.Group == "" && ref.Resource == "secrets" {
+			f = hide(f)
+		}
+		fields = append(fields, f)
+	}
+	return fields
+}
+
+// lastApplied is the annotation in which kubectl keeps a whole object, payload included.
+const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
+
+func hide(f Field) Field {
+	secret := strings.Contains(f.Path, lastApplied)
+	for _, p := range []string{"data", "stringData"} {
+		secret = secret || f.Path == p || strings.HasPrefix(f.Path, p+".") || strings.HasPrefix(f.Path, p+"[")
+	}
+	if !secret && f.Path != "" && f.Path != "metadata" && f.Path != "metadata.annotations" {
+		return f
+	}
+	// A whole document, or a part that may hold the annotation, is left out too.
+	if f.Before != nil {
+		f.Before = hidden
+	}
+	if f.After != nil {
+		f.After = hidden
+	}
+	return f
+}
+
+// noise is what the machinery keeps for itself: it is left out of short descriptions.
+func noise(path string) bool {
+	return strings.HasPrefix(path, "metadata.managedFields") || path == "metadata.generation" || path == "status.observedGeneration" ||
+		strings.HasSuffix(path, ".lastTransitionTime") || strings.HasSuffix(path, ".lastProbeTime") || strings.HasSuffix(path, ".lastHeartbeatTime") ||
+		strings.HasSuffix(path, ".lastUpdateTime") || strings.HasSuffix(path, ".observedGeneration") || strings.Contains(path, lastApplied)
+}
+
+// weight puts what people change before what the machinery reports.
+func weight(path string) int {
+	switch {
+	case strings.HasPrefix(path, "spec"), strings.HasPrefix(path, "data"):
+		return 0
+	case strings.HasPrefix(path, "metadata.labels"), strings.HasPrefix(path, "metadata.annotations"):
+		return 1
+	case strings.HasPrefix(path, "status"):
+		return 3
+	default:
+		return 2
+	}
+}
+
+// shortFields describes the most telling fields in one line.
+func shortFields(fields []Field, most int) string {
+	var told []Field
+	for _, f := range fields {
+		if !noise(f.Path) {
+			told = append(told, f)
+		}
+	}
+	slices.SortStableFunc(told, func(a, b Field) int { return weight(a.Path) - weight(b.Path) })
+	var parts []string
+	for i, f := range told {
+		if i == most {
+			parts = append(parts, fmt.Sprintf("and %d more", len(told)-most))
+			break
+		}
+		parts = append(parts, describe(f, 48))
+	}
+	if len(told) == 0 && len(fields) > 0 {
+		return "(bookkeeping only)"
+	}
+	return strings.Join(parts, ", ")
+}
+
+// describe is "spec.replicas: 3 -> 5"; values longer than a bound (0: none) are cut.
+func describe(f Field, bound int) string {
+	path := f.Path
+	if path == "" {
+		path = "(everything)"
+	}
+	switch {
+	case f.Before == nil:
+		return fmt.Sprintf("%s: + %s", path, value(f.After, bound))
+	case f.After == nil:
+		return fmt.Sprintf("%s: - %s", path, value(f.Before, bound))
+	}
+	return fmt.Sprintf("%s: %s -> %s", path, value(f.Before, bound), value(f.After, bound))
+}
+
+// value writes JSON as people do: plain texts without quotes.
+func value(raw json.RawMessage, bound int) string {
+	s := string(bytes.TrimSpace(raw))
+	var text string
+	if json.Unmarshal(raw, &text) == nil && text != "" && !strings.ContainsAny(text, "\n\r\t,") && strings.TrimSpace(text) == text {
+		s = text
+	}
+	if r := []rune(s); bound > 0 && len(r) > bound {
+		s = string(r[:bound-1]) + "…"
+	}
+	return s
+}
