@@ -164,6 +164,7 @@ func (l *Log) pebbleOptions(exists bool) *pebble.Options {
 	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionBalanced })
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+		o.Levels[i].BlockSize = 16 << 10 // events are mostly read one after the other, and larger blocks compress better
 	}
 	return o
 }

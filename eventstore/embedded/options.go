@@ -22,7 +22,7 @@ type Options struct {
 	// CacheBytes bounds Pebble's block cache. Default 8 MiB.
 	CacheBytes int64
 	// MemTableBytes is how much is collected in memory, besides the write-ahead log, before it is written to a table.
-	// Default 8 MiB.
+	// Default 4 MiB.
 	MemTableBytes uint64
 	// CachedStreams is of how many streams the last revision and the retention are remembered. Default 16,384.
 	CachedStreams int
@@ -33,7 +33,7 @@ type Options struct {
 	MaxAppendBytes int
 
 	// TailEvents and TailBytes bound the recent events kept in memory for subscribers that are caught up.
-	// Defaults 4,096 and 8 MiB.
+	// Defaults 4,096 and 4 MiB.
 	TailEvents int
 	TailBytes  int
 
@@ -53,12 +53,12 @@ func (o Options) withDefaults() Options {
 		o.Logger = slog.Default()
 	}
 	defaultTo(&o.CacheBytes, 8<<20)
-	defaultTo(&o.MemTableBytes, 8<<20)
+	defaultTo(&o.MemTableBytes, 4<<20)
 	defaultTo(&o.CachedStreams, 16<<10)
 	defaultTo(&o.MaxEventBytes, 4<<20)
 	defaultTo(&o.MaxAppendBytes, 32<<20)
 	defaultTo(&o.TailEvents, 4<<10)
-	defaultTo(&o.TailBytes, 8<<20)
+	defaultTo(&o.TailBytes, 4<<20)
 	defaultTo(&o.ScavengeEvery, 10*time.Minute)
 	return o
 }
