@@ -41,7 +41,7 @@ type Log struct {
 	boundaries *boundaries
 
 	mu      sync.Mutex
-	current *esdb.Client
+	current *connection
 	closed  bool
 	closing chan struct{}
 }
@@ -95,14 +95,43 @@ func (l *Log) Close() error {
 	}
 	l.closed = true
 	close(l.closing)
-	if l.current != nil {
-		return l.current.Close()
-	}
+	l.dropLocked(l.current)
 	return nil
 }
 
-// client returns the client in use.
-func (l *Log) client() (*esdb.Client, error) {
+// connection is a client and how many calls run on it. The client should not be closed while one does: it would send on a
+// closed channel.
+type connection struct {
+	*esdb.Client
+	calls   int
+	dropped chan struct{} // closed when the client is given up
+	once    sync.Once
+}
+
+func (c *connection) isDropped() bool {
+	select {
+	case <-c.dropped:
+		return true
+	default:
+		return false
+	}
+}
+
+// close ends the client.
+func (c *connection) close(log *slog.Logger) {
+	c.once.Do(func() {
+		if err := c.Client.Close(); err != nil {
+			log.Debug("closing a client", "error", err)
+		}
+	})
+}
+
+// freeStuckAfter is when a client that was given up is closed although calls still run on it: they are stuck, and closing it
+// makes them panic, which is caught.
+const freeStuckAfter = 30 * time.Second
+
+// borrow returns the client in use. It has to be given back.
+func (l *Log) borrow() (*connection, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
@@ -114,21 +143,40 @@ func (l *Log) client() (*esdb.Client, error) {
 		if err != nil {
 			return nil, err
 		}
-		l.current = client
+		l.current = &connection{Client: client, dropped: make(chan struct{})}
 	}
+	l.current.calls++
 	return l.current, nil
 }
 
-// replace gives up a client that is of no more use. Calls that still run on it fail, and are tried again on the next.
-func (l *Log) replace(broken *esdb.Client) {
+func (l *Log) giveBack(c *connection) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.current == broken && broken != nil && !l.closed {
-		l.current = nil
-		if err := broken.Close(); err != nil {
-			l.log.Debug("closing a broken client", "error", err)
-		}
+	if c.calls--; c.calls == 0 && c.isDropped() {
+		c.close(l.log)
 	}
+}
+
+// replace gives up a client that is of no more use. Calls that still run on it fail, and are tried again on the next.
+func (l *Log) replace(broken *connection) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dropLocked(broken)
+}
+
+func (l *Log) dropLocked(c *connection) {
+	if c == nil || c.isDropped() {
+		return
+	}
+	close(c.dropped)
+	if l.current == c {
+		l.current = nil
+	}
+	if c.calls == 0 {
+		c.close(l.log)
+		return
+	}
+	time.AfterFunc(freeStuckAfter, func() { c.close(l.log) })
 }
 
 // firstBackoff is the pause before the first repetition; each further one is twice as long.
@@ -179,7 +227,7 @@ func once[T any](ctx context.Context, l *Log, call func(context.Context, *esdb.C
 		err    error
 	}
 	var none T
-	client, err := l.client()
+	client, err := l.borrow()
 	if err != nil {
 		return none, err
 	}
@@ -190,9 +238,10 @@ func once[T any](ctx context.Context, l *Log, call func(context.Context, *esdb.C
 			if r := recover(); r != nil {
 				a.err = fmt.Errorf("%w: the client panicked: %v", errBroken, r)
 			}
+			l.giveBack(client)
 			answers <- a
 		}()
-		a.result, a.err = call(ctx, client)
+		a.result, a.err = call(ctx, client.Client)
 	}()
 	select {
 	case a := <-answers:
@@ -201,6 +250,8 @@ func once[T any](ctx context.Context, l *Log, call func(context.Context, *esdb.C
 			l.replace(client)
 		}
 		return a.result, err
+	case <-client.dropped: // somebody else found it broken, and it may never answer
+		return none, errBroken
 	case <-l.closing:
 		return none, eventstore.ErrClosed
 	case <-ctx.Done():
@@ -210,11 +261,15 @@ func once[T any](ctx context.Context, l *Log, call func(context.Context, *esdb.C
 }
 
 // replaceIfStuck gives up a client that does not even answer about its own connection.
-func (l *Log) replaceIfStuck(client *esdb.Client) {
+func (l *Log) replaceIfStuck(client *connection) {
 	answered := make(chan struct{})
+	l.mu.Lock()
+	client.calls++
+	l.mu.Unlock()
 	go func() {
 		defer func() {
-			_ = recover() // it was closed meanwhile
+			_ = recover() // there is nothing to tell: nobody uses the client any more
+			l.giveBack(client)
 			close(answered)
 		}()
 		_, _ = client.GetServerVersion()
