@@ -79,10 +79,21 @@ func until(t *testing.T, ctx context.Context, what string, cond func() bool) {
 	}
 }
 
-// A directory two levels below a directory that only root may pass: the usual case of a data directory in a private one.
+// passable makes a test's directory one that everybody may pass, as those that hold data directories are.
+func passable(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, d := range []string{dir, filepath.Dir(dir)} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
 func TestALife(t *testing.T) {
 	ctx := testContext(t)
-	dir := filepath.Join(t.TempDir(), "cluster", "postgres")
+	dir := filepath.Join(passable(t), "cluster", "postgres")
 	s := start(t, ctx, dir)
 	for setting, want := range map[string]string{"listen_addresses": "", "synchronous_commit": "off", "server_encoding": "UTF8"} {
 		if got := mustQuery(t, ctx, s.DSN(), "SHOW "+setting); got != want {
@@ -149,8 +160,13 @@ func TestADirectoryBehindABarredOne(t *testing.T) {
 
 // A parent killed with SIGKILL leaves nothing that bars the next one.
 func TestAKilledParent(t *testing.T) {
+	for name, dir := range map[string]string{"passable": filepath.Join(passable(t), "postgres"), "barred": filepath.Join(t.TempDir(), "x", "y", "postgres")} {
+		t.Run(name, func(t *testing.T) { aKilledParent(t, dir) })
+	}
+}
+
+func aKilledParent(t *testing.T, dir string) {
 	ctx := testContext(t)
-	dir := filepath.Join(t.TempDir(), "postgres")
 	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestHelperParent$", "-test.v")
 	cmd.Env = append(os.Environ(), "SHIPLOG_TEST_POSTGRES_DIR="+dir)
 	out, err := cmd.StdoutPipe()

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -357,6 +358,38 @@ func TestOneBrokenStreamBreaksNoOther(t *testing.T) {
 		t.Errorf("stats %+v", s)
 	}
 	_ = good
+}
+
+// A damaged record in an object's stream costs that object alone.
+func TestADamagedRecord(t *testing.T) {
+	w := given(t, live.Options{}).run()
+	created := w.put(configMap("bad", "1"))
+	_, err := w.log.Append(w.ctx, created.Ref.Stream(), eventstore.Any, eventstore.Proposed{ID: uuid.New(), Type: "ConfigMapChanged", Data: []byte("{"), Metadata: []byte(`{"version":1}`)})
+	w.check(err)
+	_, err = w.log.Append(w.ctx, "somebody-else's", eventstore.Any, eventstore.Proposed{ID: uuid.New(), Type: "Whatever", Data: []byte("{")})
+	w.check(err)
+	view := w.wait(w.put(configMap("good", "1")))
+	o, ok := view.Get(configMaps, "default", "bad")
+	if !ok {
+		t.Fatal("the object is gone")
+	}
+	if _, err := o.Typed(); !errors.Is(err, domain.ErrBadEvent) {
+		t.Errorf("reading it: %v", err)
+	}
+	if _, ok := projections.Get[*corev1.ConfigMap](view, configMaps, "default", "good"); !ok {
+		t.Error("another object cannot be read")
+	}
+}
+
+// What a newer build wrote must not be misread: the view stops and says so.
+func TestARecordOfANewerBuild(t *testing.T) {
+	w := given(t, live.Options{})
+	_, err := w.log.Append(w.ctx, "configmaps-default/new", eventstore.Any, eventstore.Proposed{ID: uuid.New(), Type: "ConfigMapCreated", Data: []byte("{}"), Metadata: []byte(`{"version":99}`)})
+	w.check(err)
+	var newer *domain.UnknownVersionError
+	if err := w.view.Run(w.ctx); !errors.As(err, &newer) || newer.Version != 99 {
+		t.Errorf("Run: %v", err)
+	}
 }
 
 func TestStartingFromASnapshot(t *testing.T) {

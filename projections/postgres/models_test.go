@@ -185,6 +185,32 @@ func TestWhatIsDroppedIsBuiltAgain(t *testing.T) {
 	}
 }
 
+// A log that was restored from a backup has lost events, and may have gone on with others: the models are built anew.
+func TestARestoredLog(t *testing.T) {
+	for name, more := range map[string]int{"shorter": 0, "gone on": 20} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t).start()
+			w.put("a", "1")
+			w.caughtUp()
+			backup := w.log.Clone()
+			scribe := w.scribe.Clone(backup)
+			for i := range 5 {
+				w.put("a", fmt.Sprint("lost ", i))
+			}
+			w.caughtUp()
+			w.stop()
+			w.log, w.scribe = backup, scribe
+			for i := range more {
+				w.put(fmt.Sprint("b", i), "1")
+			}
+			w.start()
+			w.put("a", "2")
+			w.caughtUp()
+			w.verified()
+		})
+	}
+}
+
 func TestADatabaseDroppedUnderUs(t *testing.T) {
 	w := newWorld(t).start()
 	for i := range 10 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -31,6 +32,15 @@ var _ eventstore.Log = (*Log)(nil)
 // NewLog returns an empty log.
 func NewLog() *Log {
 	return &Log{streams: map[string]uint64{}, grown: make(chan struct{}), batch: 512, Clock: time.Now}
+}
+
+// Clone returns a log that holds the same events: a backup.
+func (l *Log) Clone() *Log {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := NewLog()
+	c.events, c.streams, c.Clock = slices.Clone(l.events), maps.Clone(l.streams), l.Clock
+	return c
 }
 
 // Drop makes the next n deliveries of subscriptions fail with ErrDropped.

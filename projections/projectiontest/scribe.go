@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/google/uuid"
@@ -30,6 +31,13 @@ func NewScribe(log eventstore.Log, kinds *domain.Set) *Scribe {
 		Log: log, Kinds: kinds, Now: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC),
 		Actor: domain.Actor{User: "ada", Groups: []string{"system:masters"}, UserAgent: "kubectl", SourceIP: "192.0.2.7"}, states: map[string]domain.State{},
 	}
+}
+
+// Clone returns a scribe that goes on in another log that holds the same events.
+func (s *Scribe) Clone(log eventstore.Log) *Scribe {
+	c := *s
+	c.Log, c.states = log, maps.Clone(s.states)
+	return &c
 }
 
 // State is what the events of an object have led to.
