@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -66,12 +67,12 @@ func voyage() *past {
 }
 
 // run runs a command as a person would type it.
-func run(t *testing.T, p *past, args ...string) (string, error) {
+func run(t *testing.T, p *past, h projections.History, args ...string) (string, error) {
 	t.Helper()
 	open := 0
 	for _, cmd := range NewCommands(func(context.Context) (Access, error) {
 		open++
-		return Access{History: p, Kinds: p.kinds, Close: func() error { open--; return nil }}, nil
+		return Access{History: h, Kinds: p.kinds, Close: func() error { open--; return nil }}, nil
 	}) {
 		if cmd.Name() != args[0] {
 			continue
@@ -93,6 +94,7 @@ func run(t *testing.T, p *past, args ...string) (string, error) {
 
 func TestCommands(t *testing.T) {
 	p := voyage()
+	replayed := p.inALog(t)
 	for name, line := range map[string]string{
 		"history":           "history deployment/web --utc",
 		"history-full":      "history deploy web --diff full --utc",
@@ -117,13 +119,20 @@ func TestCommands(t *testing.T) {
 		"blame-secret":      "blame secret/key --utc",
 	} {
 		t.Run(name, func(t *testing.T) {
-			out, err := run(t, p, strings.Fields(line)...)
+			out, err := run(t, p, p, strings.Fields(line)...)
 			if err != nil {
 				t.Fatal(err)
 			}
 			golden(t, name+".txt", "$ shiplog "+line+"\n"+out)
 			if strings.Contains(out, "aHVudGVy") {
 				t.Error("a secret's payload is shown")
+			}
+			fromLog, err := run(t, p, replayed, strings.Fields(line)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(out, fromLog); d != "" {
+				t.Errorf("-the past +the log, replayed\n%s", d)
 			}
 		})
 	}
@@ -151,7 +160,7 @@ func TestMistakesAreAnswered(t *testing.T) {
 		{"blame pod/none", projections.ErrNotFound, ""},
 	} {
 		t.Run(c.line, func(t *testing.T) {
-			_, err := run(t, p, strings.Fields(c.line)...)
+			_, err := run(t, p, p, strings.Fields(c.line)...)
 			if err == nil || c.is != nil && !errors.Is(err, c.is) || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("error %v, want %v and %q", err, c.is, c.says)
 			}
@@ -162,11 +171,11 @@ func TestMistakesAreAnswered(t *testing.T) {
 func TestATimeAgoIsNoFlag(t *testing.T) {
 	p := voyage()
 	// All events lie more than ten minutes back: nothing is different between two late moments.
-	out, err := run(t, p, "diff", "-10m", "now", "-n", "default")
+	out, err := run(t, p, p, "diff", "-10m", "now", "-n", "default")
 	if err != nil || out != "No differences.\n" {
 		t.Errorf("%q, %v", out, err)
 	}
-	if out, err = run(t, p, "diff", "--help"); err != nil || !strings.Contains(out, "shiplog diff -10m now") {
+	if out, err = run(t, p, p, "diff", "--help"); err != nil || !strings.Contains(out, "shiplog diff -10m now") {
 		t.Errorf("help: %q, %v", out, err)
 	}
 }

@@ -13,12 +13,16 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/shiplog/shiplog/domain"
+	"github.com/shiplog/shiplog/eventstore"
+	"github.com/shiplog/shiplog/eventstore/embedded"
 	"github.com/shiplog/shiplog/projections"
+	"github.com/shiplog/shiplog/projections/logreplay"
 	"github.com/shiplog/shiplog/projections/memory"
 )
 
@@ -29,7 +33,6 @@ type past struct {
 	kinds  *domain.Set
 	events []domain.Event
 	states map[string]domain.State
-	limit  int // of events that one query gives; 0: as asked
 }
 
 var _ projections.History = (*past)(nil)
@@ -98,7 +101,7 @@ func (p *past) delete(who by, typed runtime.Object) domain.Event {
 
 func (p *past) append(who by, e domain.Event) domain.Event {
 	n := uint64(len(p.events) + 1)
-	e.ID, e.Position = fmt.Sprintf("id-%d", n), n
+	e.ID, e.Position = fmt.Sprintf("00000000-0000-4000-8000-%012d", n), n
 	if s := p.states[e.Ref.Stream()]; s.Seen {
 		e.Revision = s.Revision + 1
 	}
@@ -205,6 +208,36 @@ func (p *past) Event(_ context.Context, position uint64, id string) (domain.Even
 		}
 	}
 	return domain.Event{}, projections.ErrNotFound
+}
+
+// inALog writes the past into a log of its own, as the cluster would have, and answers from there.
+func (p *past) inALog(t *testing.T) projections.History {
+	t.Helper()
+	log, err := embedded.Open(t.TempDir(), embedded.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := log.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, e := range p.events {
+		data, metadata, err := domain.MarshalEvent(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at, err := log.Append(t.Context(), e.Ref.Stream(), eventstore.Any, eventstore.Proposed{
+			ID: uuid.MustParse(e.ID), Type: e.Type, ContentType: "application/json", Data: data, Metadata: metadata,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if uint64(at.Position) != e.Position {
+			t.Fatalf("position %d, want %d", at.Position, e.Position)
+		}
+	}
+	return logreplay.New(log, p.kinds)
 }
 
 func golden(t *testing.T, name, got string) {
