@@ -111,14 +111,14 @@ func (c Config) server() *handler.Server {
 		return err
 	})
 	s.AroundOperations(func(ctx context.Context, next graphql.OperationHandler) graphql.ResponseHandler {
-		if graphql.GetOperationContext(ctx).Operation.Operation == ast.Subscription {
+		if subscribes(ctx) {
 			return next(ctx)
 		}
 		// Everything that one query asks is answered from one moment.
 		return next(view.WithSet(ctx, view.NewSet(source)))
 	})
 	s.AroundResponses(func(ctx context.Context, next graphql.ResponseHandler) *graphql.Response {
-		if graphql.GetOperationContext(ctx).Operation.Operation == ast.Subscription {
+		if subscribes(ctx) {
 			return next(ctx)
 		}
 		ctx, cancel := context.WithTimeout(ctx, c.Timeout)
@@ -126,4 +126,10 @@ func (c Config) server() *handler.Server {
 		return next(ctx)
 	})
 	return s
+}
+
+// subscribes says whether the operation lasts; one that was refused before it was understood is none.
+func subscribes(ctx context.Context) bool {
+	op := graphql.GetOperationContext(ctx).Operation
+	return op != nil && op.Operation == ast.Subscription
 }

@@ -9,6 +9,8 @@ import (
 	"io"
 	"strconv"
 	"time"
+
+	"github.com/shiplog/shiplog/graphql/view"
 )
 
 // Position is a place in the log. On the wire it is a JSON number; text is understood too.
@@ -23,7 +25,7 @@ func (p Position) MarshalGQL(w io.Writer) {
 func (p *Position) UnmarshalGQL(v any) error {
 	n, err := strconv.ParseUint(text(v), 10, 64)
 	if err != nil {
-		return fmt.Errorf("a position is a whole number from 0 on, not %v", v)
+		return fmt.Errorf("%w: a position is a whole number from 0 on, not %v", view.ErrBadRequest, v)
 	}
 	*p = Position(n)
 	return nil
@@ -39,7 +41,7 @@ func (a AsOf) MarshalGQL(w io.Writer) { _, _ = io.WriteString(w, strconv.Quote(s
 func (a *AsOf) UnmarshalGQL(v any) error {
 	s := text(v)
 	if s == "" && v != "" {
-		return fmt.Errorf("a moment is a position, a time or a span before now, not %v", v)
+		return fmt.Errorf("%w: a moment is a position, a time or a span before now, not %v", view.ErrBadRequest, v)
 	}
 	*a = AsOf(s)
 	return nil
@@ -74,11 +76,11 @@ func (t Time) MarshalGQL(w io.Writer) {
 func (t *Time) UnmarshalGQL(v any) error {
 	s, ok := v.(string)
 	if !ok {
-		return fmt.Errorf("a time is a text like 2026-01-02T03:04:05Z, not %v", v)
+		return fmt.Errorf("%w: a time is a text like 2026-01-02T03:04:05Z, not %v", view.ErrBadRequest, v)
 	}
 	parsed, err := time.Parse(time.RFC3339Nano, s)
 	if err != nil {
-		return fmt.Errorf("a time is a text like 2026-01-02T03:04:05Z, not %q", s)
+		return fmt.Errorf("%w: a time is a text like 2026-01-02T03:04:05Z, not %q", view.ErrBadRequest, s)
 	}
 	*t = Time(parsed)
 	return nil
