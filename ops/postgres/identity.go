@@ -44,7 +44,7 @@ func whoRuns(wanted string) (identity, error) {
 		}
 		return identity{uid: uid, gid: gid, name: c, drop: true}, nil
 	}
-	return identity{}, fmt.Errorf("Postgres does not run as root and none of the users %s exists: create one (useradd --system postgres)",
+	return identity{}, fmt.Errorf("a Postgres does not run as root, and none of the users %s exists: create one (useradd --system postgres)",
 		strings.Join(candidates, ", "))
 }
 

@@ -1,9 +1,11 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -176,58 +178,77 @@ func (m *Models) objectOf(e *entry) *projections.Object {
 }
 
 // objectsAt folds the events of some incarnations from the last whole copy that is not after a position ($3) to that position,
-// all in one query: for each incarnation its last row gives the base, and the rows from there on give the object.
+// all in one query: for each incarnation its last row gives the base, and the rows from there on give the object. The rows are
+// put in order here: Postgres would carry all they hold through a sort on disk.
 func (m *Models) objectsAt(ctx context.Context, tx pgx.Tx, incarnations string, args []any) ([]*projections.Object, error) {
 	result, err := tx.Query(ctx, fmt.Sprintf(`WITH i AS (%[2]s)
-		SELECT i.incarnation, i.grp, i.resource, i.namespace, i.name, i.uid, h.position, h.object::text, e.revision, e.type, e.op,
-			CASE WHEN h.object IS NULL THEN e.data::text END, CASE WHEN h.object IS NULL THEN e.metadata::text END
+		SELECT i.incarnation, i.grp, i.resource, i.namespace, i.name, i.uid, h.position, e.revision, e.type,
+			h.object::text, CASE WHEN h.object IS NULL THEN e.data::text END, CASE WHEN h.object IS NULL THEN e.metadata::text END
 		FROM i
 		CROSS JOIN LATERAL (SELECT l.base, l.position FROM %[1]s.history l
 			WHERE l.incarnation = i.incarnation AND l.position <= $3 ORDER BY l.position DESC LIMIT 1) last
 		JOIN %[1]s.history h ON h.incarnation = i.incarnation AND h.position BETWEEN last.base AND last.position
-		JOIN %[1]s.events e ON e.position = h.position
-		ORDER BY i.namespace, i.name, i.incarnation, h.position`, schemaLive, incarnations), args...)
+		JOIN %[1]s.events e ON e.position = h.position`, schemaLive, incarnations), args...)
 	if err != nil {
 		return nil, err
 	}
-	defer result.Close()
-	var out []*projections.Object
-	var e *entry
-	done := func() {
-		if e != nil {
-			out = append(out, m.objectOf(e))
-		}
-	}
-	for result.Next() {
-		var ref domain.Ref
-		var uid, typ, op string
-		var object, data, metadata *string
-		var incarnation, position, revision int64
-		if err := result.Scan(&incarnation, &ref.Group, &ref.Resource, &ref.Namespace, &ref.Name, &uid, &position, &object, &revision, &typ, &op, &data, &metadata); err != nil {
-			return nil, err
-		}
-		if e == nil || e.incarnation != uint64(incarnation) {
-			done()
-			ref.UID = uidOf(uid)
-			e = &entry{ref: ref, incarnation: uint64(incarnation)}
-		}
-		if object != nil {
-			e.state = domain.State{JSON: []byte(*object), UID: e.ref.UID, Revision: uint64(revision), Position: uint64(position), Exists: true, Seen: true}
-			continue
-		}
-		ev, err := domain.UnmarshalEvent(typ, "", []byte(*data), []byte(*metadata), uint64(position), uint64(revision), time.Time{})
-		if err != nil {
-			return nil, err
-		}
-		if e.state, err = e.state.Apply(ev); err != nil {
-			return nil, err
-		}
-	}
-	if err := result.Err(); err != nil {
+	found, err := pgx.CollectRows(result, scanStep)
+	if err != nil {
 		return nil, err
 	}
-	done()
+	slices.SortFunc(found, func(a, b step) int {
+		return cmp.Or(strings.Compare(a.ref.Namespace, b.ref.Namespace), strings.Compare(a.ref.Name, b.ref.Name),
+			cmp.Compare(a.incarnation, b.incarnation), cmp.Compare(a.position, b.position))
+	})
+	var out []*projections.Object
+	for len(found) > 0 {
+		n := 1
+		for n < len(found) && found[n].incarnation == found[0].incarnation {
+			n++
+		}
+		state, err := foldSteps(found[:n])
+		if err != nil {
+			return nil, fmt.Errorf("folding %s: %w", found[0].ref, err)
+		}
+		out = append(out, m.objectOf(&entry{ref: found[0].ref, state: state}))
+		found = found[n:]
+	}
 	return out, nil
+}
+
+// step is a row of history: a whole copy, or the event that it stands for.
+type step struct {
+	incarnation, position, revision uint64
+	ref                             domain.Ref
+	typ                             string
+	object, data, metadata          []byte
+}
+
+func scanStep(row pgx.CollectableRow) (step, error) {
+	var s step
+	var incarnation, position, revision int64
+	var uid string
+	err := row.Scan(&incarnation, &s.ref.Group, &s.ref.Resource, &s.ref.Namespace, &s.ref.Name, &uid, &position, &revision, &s.typ, &s.object, &s.data, &s.metadata)
+	s.incarnation, s.position, s.revision, s.ref.UID = uint64(incarnation), uint64(position), uint64(revision), uidOf(uid)
+	return s, err
+}
+
+func foldSteps(steps []step) (domain.State, error) {
+	var state domain.State
+	for _, s := range steps {
+		if s.object != nil {
+			state = domain.State{JSON: s.object, UID: s.ref.UID, Revision: s.revision, Position: s.position, Exists: true, Seen: true}
+			continue
+		}
+		e, err := domain.UnmarshalEvent(s.typ, "", s.data, s.metadata, s.position, s.revision, time.Time{})
+		if err != nil {
+			return state, err
+		}
+		if state, err = state.Apply(e); err != nil {
+			return state, err
+		}
+	}
+	return state, nil
 }
 
 const eventColumns = "e.position, e.revision, e.id, e.type, e.time, e.data::text, e.metadata::text"
