@@ -45,17 +45,17 @@ func TestPodsAskForNames(t *testing.T) {
 	apply(t, w.proxy, s)
 	server.Update(dns.State{Services: s.Services, Slices: []*discoveryv1.EndpointSlice{}})
 
-	for _, to := range []string{at.String(), "10.96.0.10:53"} {
+	for _, c := range []struct{ from, to string }{{"a", at.String()}, {"a", "10.96.0.10:53"}, {"node", at.String()}, {"node", "10.96.0.10:53"}} {
 		for _, network := range []string{"udp", "tcp"} {
 			var got *mdns.Msg
-			err := w.in("a", func() (err error) {
+			err := w.in(c.from, func() (err error) {
 				q := new(mdns.Msg)
 				q.SetQuestion("store.default.svc.cluster.local.", mdns.TypeA)
-				got, _, err = (&mdns.Client{Net: network, Timeout: patience}).Exchange(q, to)
+				got, _, err = (&mdns.Client{Net: network, Timeout: patience}).Exchange(q, c.to)
 				return err
 			})
 			if err != nil || len(got.Answer) != 1 || got.Answer[0].(*mdns.A).A.String() != "10.96.0.20" {
-				t.Errorf("a pod asking %s by %s: %v, %v", to, network, got, err)
+				t.Errorf("%s asking %s by %s: %v, %v", c.from, c.to, network, got, err)
 			}
 		}
 	}

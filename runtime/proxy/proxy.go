@@ -85,7 +85,7 @@ func (p *Proxy) Verify(ctx context.Context) (repaired bool, err error) {
 			return true, p.sync(ctx)
 		}
 	}
-	return false, nil
+	return false, p.routeLocalnet()
 }
 
 func (p *Proxy) sync(ctx context.Context) error {
@@ -98,7 +98,7 @@ func (p *Proxy) sync(ctx context.Context) error {
 			return fmt.Errorf("applying service rules: %w", err)
 		}
 	} else if text = p.rules.delta(p.atOnce); len(text) == 0 {
-		return nil
+		return p.routeLocalnet()
 	}
 	chains := len(p.rules.changed)
 	if err := p.tables.Restore(ctx, text); err != nil {
@@ -111,6 +111,9 @@ func (p *Proxy) sync(ctx context.Context) error {
 		}
 		p.current = true
 		chains = len(p.rules.chains)
+	}
+	if err := p.routeLocalnet(); err != nil {
+		return fmt.Errorf("applying service rules: %w", err)
 	}
 	stale := p.rules.stale
 	p.rules.settle()
@@ -163,13 +166,19 @@ func (p *Proxy) jumps() []xtables.Jump {
 	}
 }
 
-// enter leads traffic to our chains, and lets loopback addresses be routed once the guard against abuse stands.
+// enter leads traffic to our chains.
 func (p *Proxy) enter() error {
 	for _, jump := range slices.Backward(p.jumps()) {
 		if err := p.tables.EnsureJumpFirst(jump); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// routeLocalnet lets loopback addresses be routed, once the guard against abuse stands. It is done with every change: a device
+// that came meanwhile, or was made anew, has it off.
+func (p *Proxy) routeLocalnet() error {
 	for _, device := range p.opts.LocalnetDevices {
 		if err := setRouteLocalnet(device, "1"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err

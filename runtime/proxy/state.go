@@ -48,8 +48,8 @@ type Options struct {
 	MasqueradeAll bool          // masquerade all traffic to cluster IPs
 	IPTables      string        // the iptables program ("iptables")
 	LockWait      time.Duration // how long a command waits for the xtables lock (5 s)
-	// LocalnetDevices are the devices over which pods are reached: node ports work on 127.0.0.1 for the endpoints behind them. A
-	// device that does not exist yet is passed over until the next change. None: node ports do not answer on 127.0.0.1.
+	// LocalnetDevices are the devices over which pods are reached ("shiplog0"): node ports answer on 127.0.0.1 for the endpoints
+	// behind them. A device that does not exist yet is passed over until the next call. Empty and not nil: no node ports there.
 	LocalnetDevices []string
 	Logger          *slog.Logger // (slog.Default())
 }
@@ -66,6 +66,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if longest := len(o.ChainPrefix) + len("-SVC-") + hashLength; longest > xtables.MaxChainName {
 		return o, fmt.Errorf("chain prefix %q: iptables allows chain names of %d bytes, this makes some of %d", o.ChainPrefix, xtables.MaxChainName, longest)
+	}
+	if o.LocalnetDevices == nil {
+		o.LocalnetDevices = []string{"shiplog0"}
 	}
 	if o.MasqueradeBit == 0 {
 		o.MasqueradeBit = 14

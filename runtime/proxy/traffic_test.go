@@ -211,6 +211,20 @@ func TestHostPortsOnOneAddress(t *testing.T) {
 	w.expect("the port on all others", "node", "tcp", w.gateway.String()+":9000", "a "+w.gateway.String())
 }
 
+// A bridge that is made anew, or comes after the rules, serves node ports on loopback from the next call on.
+func TestABridgeMadeAnew(t *testing.T) {
+	w := newWorld(t)
+	w.serve("a")
+	web := both("web", "10.96.0.10", nodePort(30001))
+	s := w.state(web, slice(web, ep(w.pod("a"))))
+	apply(t, w.proxy, s)
+	if err := os.WriteFile("/proc/sys/net/ipv4/conf/"+bridge+"/route_localnet", []byte("0"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	apply(t, w.proxy, s)
+	w.expect("after the bridge was made anew", "node", "tcp", "127.0.0.1:30001", "a "+w.gateway.String())
+}
+
 func TestTeardownLeavesTheNodeAsItWas(t *testing.T) {
 	w := newWorld(t)
 	look := func() string {
