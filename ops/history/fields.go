@@ -61,39 +61,93 @@ func noise(path string) bool {
 		strings.HasSuffix(path, ".lastUpdateTime") || strings.HasSuffix(path, ".observedGeneration") || strings.Contains(path, lastApplied)
 }
 
-// weight puts what people change before what the machinery reports.
+// weight puts what people change before what the machinery reports, and the outcome before its details.
 func weight(path string) int {
 	switch {
 	case strings.HasPrefix(path, "spec"), strings.HasPrefix(path, "data"):
 		return 0
 	case strings.HasPrefix(path, "metadata.labels"), strings.HasPrefix(path, "metadata.annotations"):
 		return 1
-	case strings.HasPrefix(path, "status"):
-		return 3
-	default:
+	case path == "status.phase", path == "status.reason", path == "status.message":
 		return 2
+	case strings.HasPrefix(path, "status.containerStatuses["):
+		return 3
+	case !strings.HasPrefix(path, "status"):
+		return 4
+	case !strings.Contains(path, "["):
+		return 5
+	default:
+		return 6
 	}
+}
+
+// condition is a change of a condition's status: what else a condition says goes without saying in a short description.
+type condition struct {
+	Type   string          `json:"type"`
+	Status json.RawMessage `json:"status"`
+}
+
+// brief makes a field's change fit for one line: the fields to tell of instead, none to leave it out.
+func brief(f Field) []Field {
+	const conditions = "status.conditions"
+	rest, ok := strings.CutPrefix(f.Path, conditions)
+	if !ok {
+		return []Field{f}
+	}
+	if typ, leaf, ok := strings.Cut(strings.TrimPrefix(rest, "[type="), "]"); ok && strings.HasPrefix(rest, "[type=") {
+		switch leaf {
+		case ".status":
+			return []Field{{Path: typ, Before: f.Before, After: f.After}}
+		case "":
+			var before, after condition
+			if f.Before != nil && json.Unmarshal(f.Before, &before) != nil || f.After != nil && json.Unmarshal(f.After, &after) != nil {
+				return []Field{f}
+			}
+			return []Field{{Path: typ, Before: before.Status, After: after.Status}}
+		}
+		return nil
+	}
+	var list []condition
+	if f.Before == nil && json.Unmarshal(f.After, &list) == nil {
+		var fields []Field
+		for _, c := range list {
+			fields = append(fields, Field{Path: c.Type, After: c.Status})
+		}
+		return fields
+	}
+	return []Field{f}
 }
 
 // shortFields describes the most telling fields in one line.
 func shortFields(fields []Field, most int) string {
-	var told []Field
+	type told struct {
+		weight int
+		text   string
+	}
+	var list []told
 	for _, f := range fields {
-		if !noise(f.Path) {
-			told = append(told, f)
+		if noise(f.Path) {
+			continue
+		}
+		for _, p := range brief(f) {
+			w := weight(f.Path)
+			if p.Path == "Ready" {
+				w = 3
+			}
+			list = append(list, told{w, describe(p, 48)})
 		}
 	}
-	slices.SortStableFunc(told, func(a, b Field) int { return weight(a.Path) - weight(b.Path) })
+	if len(list) == 0 && len(fields) > 0 {
+		return "(bookkeeping only)"
+	}
+	slices.SortStableFunc(list, func(a, b told) int { return a.weight - b.weight })
 	var parts []string
-	for i, f := range told {
+	for i, t := range list {
 		if i == most {
-			parts = append(parts, fmt.Sprintf("and %d more", len(told)-most))
+			parts = append(parts, fmt.Sprintf("and %d more", len(list)-most))
 			break
 		}
-		parts = append(parts, describe(f, 48))
-	}
-	if len(told) == 0 && len(fields) > 0 {
-		return "(bookkeeping only)"
+		parts = append(parts, t.text)
 	}
 	return strings.Join(parts, ", ")
 }

@@ -86,47 +86,27 @@ var (
 	leasesVersioned = coordinationv1.SchemeGroupVersion.WithResource("leases")
 )
 
-// register writes the node, or its status when it is there already, and returns how it is now.
-func (s *Sim) register(ctx context.Context, n *nodeState) (*corev1.Node, error) {
+// register writes the node, or its status when it is there already. The taint that admission gives to new nodes is for the node
+// controller to remove: a node may not change its taints.
+func (s *Sim) register(ctx context.Context, n *nodeState) error {
 	want := s.opts.object(n, s.opts.Now())
 	cmd := commands.Command{Verb: commands.Create, Resource: nodesVersioned, Name: n.name, Object: want, Actor: n.actor()}
-	r, err := s.bus.Do(ctx, cmd)
+	_, err := s.bus.Do(ctx, cmd)
 	if apierrors.IsAlreadyExists(err) {
 		old, ok := projections.Get[*corev1.Node](s.live.Snapshot(), nodesResource, "", n.name)
 		if !ok {
-			return nil, fmt.Errorf("registering node %s: it exists, but is not seen yet: %w", n.name, err)
+			return fmt.Errorf("registering node %s: it exists, but is not seen yet: %w", n.name, err)
 		}
 		now := *old
 		now.Status = want.Status
 		now.ResourceVersion = ""
 		cmd.Verb, cmd.Subresource, cmd.Object = commands.Update, "status", &now
-		r, err = s.bus.Do(ctx, cmd)
+		_, err = s.bus.Do(ctx, cmd)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("registering node %s: %w", n.name, err)
+		return fmt.Errorf("registering node %s: %w", n.name, err)
 	}
-	node, ok := r.Object.(*corev1.Node)
-	if !ok {
-		return nil, fmt.Errorf("registering node %s: the answer is a %T", n.name, r.Object)
-	}
-	return node, nil
-}
-
-// untaint returns the node without the taint that says that it is not ready, or nil when it has none. A node is registered
-// ready here, so the taint that admission gives to new nodes is out of date at once.
-func untaint(node *corev1.Node) *corev1.Node {
-	var kept []corev1.Taint
-	for _, t := range node.Spec.Taints {
-		if t.Key != corev1.TaintNodeNotReady {
-			kept = append(kept, t)
-		}
-	}
-	if len(kept) == len(node.Spec.Taints) {
-		return nil
-	}
-	out := *node
-	out.Spec.Taints = kept
-	return &out
+	return nil
 }
 
 // renew writes the node's lease and returns it as it is now.

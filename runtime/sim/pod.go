@@ -19,7 +19,7 @@ import (
 type podState struct {
 	pod      *corev1.Pod
 	position uint64 // of its last event
-	cause    *domain.Cause
+	cause    origin
 	ip       string
 	busy     bool // a command about it is in flight
 	gone     bool
@@ -27,12 +27,18 @@ type podState struct {
 	index    int       // in the heap; -1 when it is not in it
 }
 
+// origin is the event that a step follows from.
+type origin struct {
+	cause       domain.Cause
+	correlation string // "" where only the position is known: the bus finds it out
+}
+
 func (p *podState) key() types.NamespacedName {
 	return types.NamespacedName{Namespace: p.pod.Namespace, Name: p.pod.Name}
 }
 
 // see takes note of a pod as of a position; it returns nil when the pod is not on a simulated node.
-func (x *session) see(pod *corev1.Pod, position uint64, cause *domain.Cause) *podState {
+func (x *session) see(pod *corev1.Pod, position uint64, cause origin) *podState {
 	if pod.Spec.NodeName == "" || x.nodes[pod.Spec.NodeName] == nil {
 		return nil
 	}
@@ -75,7 +81,7 @@ func (x *session) podChanged(ctx context.Context, c *projections.Change) {
 		x.log.Error("reading a pod", "pod", c.Event.Ref, "position", c.Event.Position)
 		return
 	}
-	if p := x.see(pod, c.Event.Position, &domain.Cause{ID: c.Event.ID, Position: c.Event.Position}); p != nil {
+	if p := x.see(pod, c.Event.Position, origin{domain.Cause{ID: c.Event.ID, Position: c.Event.Position}, c.Event.Correlation}); p != nil {
 		x.consider(ctx, p)
 	}
 }
@@ -140,7 +146,11 @@ func (x *session) consider(ctx context.Context, p *podState) {
 var podsVersioned = corev1.SchemeGroupVersion.WithResource("pods")
 
 func command(p *podState, node *nodeState, step Step) commands.Command {
-	cmd := commands.Command{Resource: podsVersioned, Namespace: p.pod.Namespace, Name: p.pod.Name, Actor: node.actor(), Cause: p.cause}
+	cause := p.cause.cause
+	cmd := commands.Command{
+		Resource: podsVersioned, Namespace: p.pod.Namespace, Name: p.pod.Name, Actor: node.actor(),
+		Cause: &cause, Correlation: p.cause.correlation,
+	}
 	if step.Delete {
 		now, uid := int64(0), p.pod.UID
 		cmd.Verb = commands.Delete

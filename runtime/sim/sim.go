@@ -261,7 +261,7 @@ func (x *session) load(ctx context.Context, view projections.Reader) error {
 			continue
 		}
 		x.ips.reserve(pod.Status.PodIP)
-		if p := x.see(pod, o.Position, &domain.Cause{Position: o.Position}); p != nil {
+		if p := x.see(pod, o.Position, origin{cause: domain.Cause{Position: o.Position}}); p != nil {
 			mine = append(mine, p)
 		}
 	}
@@ -309,7 +309,7 @@ func (x *session) resized(ctx context.Context, n int) error {
 	for _, node := range x.byName[before:] {
 		for o := range view.Index(podsResource, domain.NodeIndex, node.name) {
 			if pod, ok := projections.As[*corev1.Pod](o); ok {
-				if p := x.see(pod, o.Position, &domain.Cause{Position: o.Position}); p != nil {
+				if p := x.see(pod, o.Position, origin{cause: domain.Cause{Position: o.Position}}); p != nil {
 					x.consider(ctx, p)
 				}
 			}
@@ -325,16 +325,7 @@ func (x *session) registerLater(ctx context.Context, n *nodeState) {
 	}
 	n.busy = true
 	x.upkeep.Submit(ctx, func(ctx context.Context) func() {
-		node, err := x.register(ctx, n)
-		if err == nil {
-			if clean := untaint(node); clean != nil {
-				cmd := commands.Command{Verb: commands.Update, Resource: nodesVersioned, Name: n.name, Object: clean, Actor: n.actor()}
-				if _, err := x.bus.Do(ctx, cmd); err != nil {
-					// Somebody else (the node controller) was quicker, or is the one who may.
-					x.log.Debug("removing the taint of a new node", "node", n.name, "err", err)
-				}
-			}
-		}
+		err := x.register(ctx, n)
 		return func() {
 			n.busy = false
 			if err != nil {

@@ -120,24 +120,6 @@ func TestNodesAreThereAndStayAlive(t *testing.T) {
 	})
 }
 
-func TestAFreshNodeLosesTheTaintOfNewNodes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := clustertest.New()
-		c.Refuse(func(cmd commands.Command) error { // as the admission of new nodes does
-			if n, ok := cmd.Object.(*corev1.Node); ok && cmd.Verb == commands.Create {
-				n.Spec.Taints = []corev1.Taint{{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule}, {Key: "mine", Effect: corev1.TaintEffectNoSchedule}}
-			}
-			return nil
-		})
-		start(t, c, sim.Options{Nodes: 1})
-		synctest.Wait()
-		n, _ := projections.Get[*corev1.Node](c.Snapshot(), nodes, "", "sim-0")
-		if len(n.Spec.Taints) != 1 || n.Spec.Taints[0].Key != "mine" {
-			t.Errorf("taints: %v", n.Spec.Taints)
-		}
-	})
-}
-
 func TestPodsLiveAndDie(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := clustertest.New()
