@@ -16,7 +16,6 @@ import (
 	"github.com/shiplog/shiplog/commands"
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/projections/nodefeed"
-	"github.com/shiplog/shiplog/runtime/dns"
 	"github.com/shiplog/shiplog/runtime/images"
 	"github.com/shiplog/shiplog/runtime/network"
 	"github.com/shiplog/shiplog/runtime/proxy"
@@ -41,7 +40,7 @@ type Proxy interface {
 
 // DNS answers pods' questions for names.
 type DNS interface {
-	Update(state dns.State)
+	Update(state DNSState)
 	Run(ctx context.Context) error
 }
 

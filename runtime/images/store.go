@@ -143,6 +143,14 @@ func (s *Store) Resolve(ref string) (Image, error) {
 	return i.clone(), nil
 }
 
+// Has tells whether the store holds the image that a reference means.
+func (s *Store) Has(ref string) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	_, err := s.resolve(ref)
+	return err == nil
+}
+
 func (s *Store) resolve(ref string) (*Image, error) {
 	if hex, ok := imageIDPrefix(ref); ok {
 		var found *Image

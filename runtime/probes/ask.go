@@ -41,6 +41,9 @@ func NewExecutor(run Exec) *Executor {
 	}}
 }
 
+// Transport is how the executor speaks HTTP; hooks speak it the same way.
+func (e *Executor) Transport() http.RoundTripper { return e.transport }
+
 // Ask implements Asker.
 func (e *Executor) Ask(ctx context.Context, t Target, p *corev1.Probe) Answer {
 	var err error

@@ -301,6 +301,9 @@ func (p *planner) want(spec *corev1.Container, init bool) {
 		}
 		attempt = e.Attempt + 1
 		if at := e.FinishedAt.Add(Backoff(c.Crashes)); at.After(p.now) {
+			if shown := e.FinishedAt.Add(justFailed); e.Reason == StartError && shown.After(p.now) {
+				p.d.wake(shown)
+			}
 			p.d.wake(at)
 			return
 		}
@@ -336,7 +339,9 @@ func (p *planner) image(spec *corev1.Container, c *Container) bool {
 		}
 	}
 	if c.PullFail.Count > 0 {
-		p.d.wake(c.PullFail.At.Add(justFailed))
+		if shown := c.PullFail.At.Add(justFailed); shown.After(p.now) {
+			p.d.wake(shown)
+		}
 		if at := c.PullFail.retryAt(); at.After(p.now) {
 			p.d.wake(at)
 			return false

@@ -23,6 +23,7 @@ const (
 	InvalidImageName       = "InvalidImageName"
 	ConfigError            = "CreateContainerConfigError"
 	RunContainerError      = "RunContainerError"
+	StartError             = "StartError"
 	DeadlineExceeded       = "DeadlineExceeded"
 	StatusUnknown          = "ContainerStatusUnknown"
 	containersNotReady     = "ContainersNotReady"
@@ -102,6 +103,9 @@ func (p *planner) containerStatus(spec *corev1.Container, init bool, c *Containe
 	case c.Starting:
 		// Between two runs: the end of the last one is what can be said.
 		cs.State.Terminated = terminated(last)
+	case last.Reason == StartError && p.now.Before(last.FinishedAt.Add(justFailed)):
+		cs.State.Waiting = &corev1.ContainerStateWaiting{Reason: RunContainerError, Message: last.Message}
+		cs.LastTerminationState.Terminated = terminated(last)
 	default:
 		w := p.waiting(spec, init, c, initialised)
 		if w.Reason == ContainerCreating || w.Reason == PodInitializing {

@@ -1,0 +1,161 @@
+package agent
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/shiplog/shiplog/runtime/proxy"
+)
+
+// burst is how long changes of services and endpoints are gathered before the rules are written.
+const burst = 20 * time.Millisecond
+
+// relayPort is where pods reach the API server on the node's gateway address.
+const relayPort = 6443
+
+// syntheticSlices are the endpoints that this node itself is: DNS on its gateway address, and the relay to the API server.
+// Slices of others for these services do not count on this node.
+func syntheticSlices(gateway netip.Addr, dns, api bool) []*discoveryv1.EndpointSlice {
+	if !gateway.IsValid() {
+		return nil
+	}
+	yes := true
+	tcp, udp := corev1.ProtocolTCP, corev1.ProtocolUDP
+	make := func(namespace, service string, ports ...discoveryv1.EndpointPort) *discoveryv1.EndpointSlice {
+		return &discoveryv1.EndpointSlice{
+			ObjectMeta: metav1.ObjectMeta{
+				Namespace: namespace, Name: service + "-of-this-node", Labels: map[string]string{discoveryv1.LabelServiceName: service},
+			},
+			AddressType: discoveryv1.AddressTypeIPv4,
+			Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{gateway.String()}, Conditions: discoveryv1.EndpointConditions{Ready: &yes, Serving: &yes}}},
+			Ports:       ports,
+		}
+	}
+	port := func(name string, p *corev1.Protocol, n int32) discoveryv1.EndpointPort {
+		return discoveryv1.EndpointPort{Name: &name, Protocol: p, Port: &n}
+	}
+	var out []*discoveryv1.EndpointSlice
+	if dns {
+		out = append(out, make("kube-system", "kube-dns", port("dns", &udp, 53), port("dns-tcp", &tcp, 53)))
+	}
+	if api {
+		out = append(out, make(corev1.NamespaceDefault, "kubernetes", port("https", &tcp, relayPort)))
+	}
+	return out
+}
+
+// withOwn replaces the slices of the services that this node itself serves.
+func withOwn(all, own []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
+	mine := map[string]bool{}
+	for _, s := range own {
+		mine[s.Namespace+"/"+s.Labels[discoveryv1.LabelServiceName]] = true
+	}
+	out := make([]*discoveryv1.EndpointSlice, 0, len(all)+len(own))
+	for _, s := range all {
+		if !mine[s.Namespace+"/"+s.Labels[discoveryv1.LabelServiceName]] {
+			out = append(out, s)
+		}
+	}
+	return append(out, own...)
+}
+
+// hostPorts are the ports of the node that lead to its pods.
+func hostPorts(pods []*corev1.Pod, addressOf func(*corev1.Pod) string) []proxy.HostPort {
+	var out []proxy.HostPort
+	for _, p := range pods {
+		if p.Spec.HostNetwork || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+			continue
+		}
+		ip, err := netip.ParseAddr(addressOf(p))
+		if err != nil {
+			continue
+		}
+		containers := append(append([]corev1.Container(nil), p.Spec.InitContainers...), p.Spec.Containers...)
+		for i := range containers {
+			for _, port := range containers[i].Ports {
+				if port.HostPort == 0 {
+					continue
+				}
+				h := proxy.HostPort{
+					Pod: p.Namespace + "/" + p.Name, Protocol: port.Protocol, HostPort: uint16(port.HostPort), PodIP: ip, ContainerPort: uint16(port.ContainerPort),
+				}
+				if at, err := netip.ParseAddr(port.HostIP); err == nil {
+					h.HostIP = at
+				}
+				out = append(out, h)
+			}
+		}
+	}
+	return out
+}
+
+// serve keeps the rules and the names of services as the feed has them: once a burst of changes.
+func (a *Agent) serve(ctx context.Context) {
+	wait := 200 * time.Millisecond
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.network:
+		}
+		select { // what comes meanwhile is taken along
+		case <-ctx.Done():
+			return
+		case <-time.After(burst):
+		}
+		select {
+		case <-a.network:
+		default:
+		}
+		if err := a.applyServices(ctx); err != nil && ctx.Err() == nil {
+			a.log.Error("applying services", "error", err)
+			select {
+			case <-time.After(wait):
+				wait = min(2*wait, 30*time.Second)
+			case <-ctx.Done():
+				return
+			}
+			a.touchNetwork()
+			continue
+		}
+		wait = 200 * time.Millisecond
+	}
+}
+
+func (a *Agent) applyServices(ctx context.Context) error {
+	services, slices, pods := a.cluster.services(), withOwn(a.cluster.slices(), a.own), a.cluster.pods()
+	if a.cfg.DNS != nil {
+		a.cfg.DNS.Update(DNSState{Services: services, Slices: slices, Pods: pods})
+	}
+	if a.cfg.Proxy == nil {
+		return nil
+	}
+	return a.cfg.Proxy.Apply(ctx, proxy.State{
+		Services: services, Slices: slices, NodeName: a.cfg.NodeName, NodeIPs: []netip.Addr{a.cfg.NodeIP}, PodCIDR: a.cfg.PodCIDR,
+		ClusterCIDR: a.cfg.ClusterCIDR, HostPorts: hostPorts(pods, a.podIP),
+	})
+}
+
+// podIP is a pod's address on this node, "" while it has none.
+func (a *Agent) podIP(api *corev1.Pod) string {
+	p := a.pod(string(api.UID))
+	if p == nil {
+		return ""
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return firstOf(p.obs.PodIPs)
+}
+
+// touchNetwork has services and host ports applied anew, soon.
+func (a *Agent) touchNetwork() {
+	select {
+	case a.network <- struct{}{}:
+	default:
+	}
+}
