@@ -16,6 +16,7 @@ import (
 	"github.com/shiplog/shiplog/commands"
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/projections/nodefeed"
+	"github.com/shiplog/shiplog/runtime/dns"
 	"github.com/shiplog/shiplog/runtime/images"
 	"github.com/shiplog/shiplog/runtime/network"
 	"github.com/shiplog/shiplog/runtime/proxy"
@@ -40,7 +41,7 @@ type Proxy interface {
 
 // DNS answers pods' questions for names.
 type DNS interface {
-	Update(state DNSState)
+	Update(state dns.State)
 	Run(ctx context.Context) error
 }
 

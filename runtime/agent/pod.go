@@ -171,6 +171,10 @@ func (p *pod) currentStatus() corev1.PodStatus {
 	}
 	d := p.decided.DeepCopy()
 	s.Phase, s.Reason, s.Message = d.Phase, d.Reason, d.Message
+	s.ObservedGeneration = d.ObservedGeneration
+	if s.QOSClass == "" {
+		s.QOSClass = d.QOSClass
+	}
 	s.StartTime, s.PodIP, s.PodIPs, s.HostIP, s.HostIPs = d.StartTime, d.PodIP, d.PodIPs, d.HostIP, d.HostIPs
 	s.ContainerStatuses, s.InitContainerStatuses = d.ContainerStatuses, d.InitContainerStatuses
 	for _, own := range d.Conditions {

@@ -9,6 +9,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/shiplog/shiplog/runtime/dns"
 	"github.com/shiplog/shiplog/runtime/proxy"
 )
 
@@ -130,7 +131,7 @@ func (a *Agent) serve(ctx context.Context) {
 func (a *Agent) applyServices(ctx context.Context) error {
 	services, slices, pods := a.cluster.services(), withOwn(a.cluster.slices(), a.own), a.cluster.pods()
 	if a.cfg.DNS != nil {
-		a.cfg.DNS.Update(DNSState{Services: services, Slices: slices, Pods: pods})
+		a.cfg.DNS.Update(dns.State{Services: services, Slices: slices, Pods: pods})
 	}
 	if a.cfg.Proxy == nil {
 		return nil
