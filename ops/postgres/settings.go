@@ -24,6 +24,7 @@ func settings(socketDir string, extra map[string]string) map[string]string {
 		"max_parallel_workers":            "0",
 		"max_parallel_workers_per_gather": "0",
 		"autovacuum_max_workers":          "1",
+		"max_logical_replication_workers": "0",
 		"max_wal_senders":                 "0",
 		"wal_level":                       "minimal", // a COPY into a new table writes no WAL
 		"max_wal_size":                    "256MB",

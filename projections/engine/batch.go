@@ -36,17 +36,19 @@ func BatchOf(msg *message.Message) (Batch, bool) {
 type pending struct {
 	maxEvents, maxBytes int
 
-	mu    sync.Mutex
-	cond  sync.Cond
-	batch Batch
-	bytes int
-	some  bool // there is something to take
-	ended bool
-	full  chan struct{} // closed when the batch is full
+	mu     sync.Mutex
+	cond   sync.Cond
+	batch  Batch
+	bytes  int
+	some   bool // there is something to take
+	ended  bool
+	now    chan struct{}       // closed when the batch is not to wait: it is full, or somebody waits for it
+	taken  eventstore.Position // through
+	urgent eventstore.Position // somebody waits for what is up to here
 }
 
 func newPending(maxEvents, maxBytes int) *pending {
-	p := &pending{maxEvents: maxEvents, maxBytes: maxBytes, full: make(chan struct{})}
+	p := &pending{maxEvents: maxEvents, maxBytes: maxBytes, now: make(chan struct{})}
 	p.cond.L = &p.mu
 	return p
 }
@@ -66,7 +68,7 @@ func (p *pending) add(events []eventstore.Recorded, checkpoint eventstore.Positi
 		if len(events) == 0 {
 			break
 		}
-		p.tellFull()
+		p.dontWait()
 		if p.ended {
 			return false
 		}
@@ -89,11 +91,20 @@ func (p *pending) fits(r eventstore.Recorded) bool {
 	return n == 0 || n < p.maxEvents && p.bytes+sizeOf(r) <= p.maxBytes
 }
 
-func (p *pending) tellFull() {
+func (p *pending) dontWait() {
 	select {
-	case <-p.full:
+	case <-p.now:
 	default:
-		close(p.full)
+		close(p.now)
+	}
+}
+
+// hurry says that somebody waits for a position: nothing up to it lingers.
+func (p *pending) hurry(position eventstore.Position) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.urgent = max(p.urgent, position); p.urgent > p.taken {
+		p.dontWait()
 	}
 }
 
@@ -103,13 +114,13 @@ func (p *pending) take(linger time.Duration) (Batch, bool) {
 	for !p.some && !p.ended {
 		p.cond.Wait()
 	}
-	if linger > 0 && !p.ended {
-		full := p.full
+	if linger > 0 && !p.ended && p.urgent <= p.taken {
+		now := p.now
 		p.mu.Unlock()
 		timer := time.NewTimer(linger)
 		select {
 		case <-timer.C:
-		case <-full:
+		case <-now:
 		}
 		timer.Stop()
 		p.mu.Lock()
@@ -120,7 +131,7 @@ func (p *pending) take(linger time.Duration) (Batch, bool) {
 	}
 	b := p.batch
 	p.batch, p.bytes, p.some = Batch{Through: b.Through}, 0, false
-	p.full = make(chan struct{})
+	p.taken, p.now = b.Through, make(chan struct{})
 	p.cond.Broadcast()
 	return b, true
 }
@@ -129,6 +140,6 @@ func (p *pending) end() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ended = true
-	p.tellFull()
+	p.dontWait()
 	p.cond.Broadcast()
 }

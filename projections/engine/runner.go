@@ -76,6 +76,10 @@ type Runner[T any] struct {
 	batches  atomic.Uint64
 	retries  atomic.Uint64
 	caughtUp atomic.Bool
+
+	mu     sync.Mutex
+	sub    *Subscriber
+	urgent eventstore.Position
 }
 
 // NewRunner returns a runner; see Run.
@@ -140,6 +144,10 @@ func (r *Runner[T]) runOnce(ctx context.Context) error {
 		Log: r.cfg.Log, MaxEvents: r.cfg.MaxEvents, Linger: r.cfg.Linger, Logger: r.cfg.Logger,
 		After: func(context.Context, string) (eventstore.Position, error) { return checkpoint, nil },
 	})
+	r.mu.Lock()
+	r.sub = sub
+	sub.Hurry(r.urgent)
+	r.mu.Unlock()
 	runCtx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	router.AddMiddleware(r.retry().Middleware)
@@ -175,6 +183,16 @@ func (r *Runner[T]) runOnce(ctx context.Context) error {
 		return ctx.Err()
 	}
 	return fmt.Errorf("following the log: %w", eventstore.ErrClosed)
+}
+
+// Hurry says that somebody waits for a position: events up to it do not linger.
+func (r *Runner[T]) Hurry(position uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.urgent = max(r.urgent, eventstore.Position(position))
+	if r.sub != nil {
+		r.sub.Hurry(r.urgent)
+	}
 }
 
 func (r *Runner[T]) apply(ctx context.Context, b Batch) error {

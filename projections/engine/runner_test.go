@@ -225,3 +225,30 @@ func TestTheEndOfTheLog(t *testing.T) {
 		t.Errorf("Run: %v", err)
 	}
 }
+
+// With a linger that outlasts the test, only hurrying brings the events.
+func TestHurryingCutsTheLinger(t *testing.T) {
+	b := newBench(t)
+	cfg := b.config()
+	cfg.Linger, cfg.MaxEvents = time.Hour, 1000
+	r := engine.NewRunner(cfg)
+	r.Hurry(1 << 40)
+	b.append(3)
+	b.run(r)
+
+	b.append(3)
+	r = engine.NewRunner(cfg)
+	go func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for range 1000 { // whether it comes before or after the events were read
+			select {
+			case <-tick.C:
+				r.Hurry(1 << 40)
+			case <-b.ctx.Done():
+				return
+			}
+		}
+	}()
+	b.run(r)
+}

@@ -41,6 +41,8 @@ type Subscriber struct {
 	cfg     SubscriberConfig
 	mu      sync.Mutex
 	closed  bool
+	urgent  eventstore.Position
+	pending []*pending
 	closing chan struct{}
 	running sync.WaitGroup
 }
@@ -87,6 +89,9 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	out := make(chan *message.Message)
 	subCtx, cancel := context.WithCancel(ctx)
 	p := newPending(s.cfg.MaxEvents, s.cfg.MaxBytes)
+	p.taken = after
+	p.hurry(s.urgent)
+	s.pending = append(s.pending, p)
 	s.running.Go(func() {
 		<-subCtx.Done()
 		p.end()
@@ -108,6 +113,16 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 		s.deliver(subCtx, after, p, out)
 	})
 	return out, nil
+}
+
+// Hurry says that somebody waits for a position: events up to it do not linger.
+func (s *Subscriber) Hurry(position eventstore.Position) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.urgent = max(s.urgent, position)
+	for _, p := range s.pending {
+		p.hurry(position)
+	}
 }
 
 // Close implements message.Subscriber: it ends all subscriptions and waits until they have ended.

@@ -31,7 +31,7 @@ type Config struct {
 	Kinds  *domain.Set
 	Logger *slog.Logger // default: nowhere
 	// Linger is how long rows may lag behind when there is little to do, so that a trickle of events does not cost a transaction
-	// each. Default: 100 ms; negative: not at all.
+	// each. What somebody waits for (WaitFor) does not linger. Default: 300 ms; negative: not at all.
 	Linger time.Duration
 	// MaxConns bounds the connections. Default: 6.
 	MaxConns int32
@@ -79,8 +79,9 @@ type Models struct {
 	moved    chan struct{} // closed when the position or the state changes
 	progress map[string]Progress
 	rebuild  sync.Mutex // one Rebuild or Verify at a time
-	served   bool       // the schema is there
-	suspect  bool       // the rows are not what they should be; Run's alone
+	runner   *engine.Runner[pgx.Tx]
+	urgent   uint64 // the last position that somebody waited for
+	suspect  bool   // the rows are not what they should be; Run's alone
 }
 
 // Open prepares the models of a log. It returns at once, whether Postgres is there or not; only a DSN that cannot be read is an
@@ -90,7 +91,7 @@ func Open(_ context.Context, cfg Config) (*Models, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Linger == 0 {
-		cfg.Linger = 100 * time.Millisecond
+		cfg.Linger = 300 * time.Millisecond
 	}
 	if cfg.MaxConns <= 0 {
 		cfg.MaxConns = 6
@@ -128,7 +129,7 @@ func (m *Models) Run(ctx context.Context) error {
 	const minWait, maxWait = 100 * time.Millisecond, 5 * time.Second
 	wait := minWait
 	for {
-		began := m.Position0()
+		began := m.written()
 		err := m.session(ctx)
 		if ctx.Err() != nil {
 			return nil
@@ -137,7 +138,7 @@ func (m *Models) Run(ctx context.Context) error {
 			m.setState(Stopped, err)
 			return fmt.Errorf("keeping the read models: %w", err)
 		}
-		if m.Position0() != began {
+		if m.written() != began {
 			wait = minWait
 		}
 		m.setState(Unavailable, err)
@@ -151,8 +152,8 @@ func (m *Models) Run(ctx context.Context) error {
 	}
 }
 
-// Position0 is the position last written by this process.
-func (m *Models) Position0() uint64 {
+// written is the position last written, or found written, by this process.
+func (m *Models) written() uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.position
@@ -176,6 +177,10 @@ func (m *Models) session(ctx context.Context) error {
 			m.setState(Unavailable, err)
 		},
 	})
+	m.mu.Lock()
+	m.runner = r
+	r.Hurry(m.urgent)
+	m.mu.Unlock()
 	err := r.Run(ctx)
 	var poison *engine.PoisonError
 	if errors.As(err, &poison) {
@@ -242,10 +247,6 @@ func (m *Models) setState(s State, err error) {
 		m.state, m.since = s, time.Now()
 	}
 	m.err = err
-	m.served = m.served || s == Following
-	if s == Building {
-		m.served = false
-	}
 	m.tell()
 }
 
@@ -253,6 +254,9 @@ func (m *Models) setState(s State, err error) {
 func (m *Models) WaitFor(ctx context.Context, position uint64) error {
 	for {
 		m.mu.Lock()
+		if m.urgent = max(m.urgent, position); m.runner != nil {
+			m.runner.Hurry(m.urgent)
+		}
 		at, state, err, moved := m.position, m.state, m.err, m.moved
 		m.mu.Unlock()
 		switch {
