@@ -10,8 +10,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -24,9 +22,8 @@ import (
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/eventstore"
 	"github.com/shiplog/shiplog/graphql"
-	"github.com/shiplog/shiplog/projections"
 	"github.com/shiplog/shiplog/projections/live"
-	"github.com/shiplog/shiplog/projections/memory"
+	"github.com/shiplog/shiplog/projections/logreplay"
 	"github.com/shiplog/shiplog/projections/projectiontest"
 )
 
@@ -56,7 +53,7 @@ func newWorld(t *testing.T, change ...func(*graphql.Config)) *world {
 	done := make(chan error, 1)
 	go func() { done <- w.live.Run(ctx) }()
 	w.config = graphql.Config{
-		Live: w.live, Log: w.log, History: &replay{w.log, w.kinds}, Kinds: w.kinds,
+		Live: w.live, Log: w.log, History: logreplay.New(w.log, w.kinds), Kinds: w.kinds,
 		Now:    func() time.Time { return begin.Add(time.Hour) },
 		Logger: slog.New(slog.DiscardHandler),
 	}
@@ -211,113 +208,6 @@ func (w *world) code(query string, variables map[string]any) string {
 	return code
 }
 
-// replay answers questions about the past from the log alone, the slowest and simplest way there is.
-type replay struct {
-	log   *projectiontest.Log
-	kinds *domain.Set
-}
-
-func (r *replay) all() []domain.Event {
-	var out []domain.Event
-	for rec, err := range r.log.ReadAll(context.Background(), eventstore.ReadAll{}) {
-		if err != nil {
-			panic(err)
-		}
-		if e, ok, err := projections.EventOf(rec); err == nil && ok {
-			out = append(out, e)
-		}
-	}
-	return out
-}
-
-func (r *replay) Position(context.Context) (uint64, error) {
-	var last uint64
-	for _, e := range r.all() {
-		last = e.Position
-	}
-	return last, nil
-}
-
-func (r *replay) PositionAt(_ context.Context, t time.Time) (uint64, error) {
-	var last uint64
-	for _, e := range r.all() {
-		if !e.Time.After(t) {
-			last = e.Position
-		}
-	}
-	return last, nil
-}
-
-func (r *replay) at(position uint64) []*projections.Object {
-	states, refs := map[string]domain.State{}, map[string]domain.Ref{}
-	for _, e := range r.all() {
-		if e.Position > position {
-			break
-		}
-		s, err := states[e.Ref.Stream()].Apply(e)
-		if err != nil {
-			panic(err)
-		}
-		states[e.Ref.Stream()], refs[e.Ref.Stream()] = s, e.Ref
-	}
-	var out []*projections.Object
-	for stream, s := range states {
-		if s.Exists {
-			out = append(out, memory.Decoded(r.kinds, projections.Object{Ref: refs[stream], Position: s.Position, Revision: s.Revision, JSON: s.JSON}))
-		}
-	}
-	return out
-}
-
-func (r *replay) GetAt(_ context.Context, ref domain.Ref, position uint64) (*projections.Object, error) {
-	for _, o := range r.at(position) {
-		if o.Ref.Stream() == ref.Stream() {
-			return o, nil
-		}
-	}
-	return nil, projections.ErrNotFound
-}
-
-func (r *replay) ListAt(_ context.Context, gr domain.Resource, namespace string, position uint64) ([]*projections.Object, error) {
-	var out []*projections.Object
-	for _, o := range r.at(position) {
-		if o.Ref.GroupResource() == gr && (namespace == "" || o.Ref.Namespace == namespace) {
-			out = append(out, o)
-		}
-	}
-	return out, nil
-}
-
-func (r *replay) Events(_ context.Context, q projections.EventQuery) ([]domain.Event, error) {
-	wanted := func(want, got string) bool { return want == "" || want == got }
-	var out []domain.Event
-	for _, e := range r.all() {
-		if (q.AnyGroup || q.Group == e.Ref.Group) && wanted(q.Resource, e.Ref.Resource) && wanted(q.Namespace, e.Ref.Namespace) &&
-			wanted(q.Name, e.Ref.Name) && wanted(q.UID, string(e.Ref.UID)) && (len(q.Types) == 0 || slices.Contains(q.Types, e.Type)) &&
-			wanted(q.Actor, e.Actor.User) && wanted(q.Correlation, e.Correlation) && (q.CauseID == "" || e.Cause != nil && e.Cause.ID == q.CauseID) &&
-			e.Position > q.After && (q.Through == 0 || e.Position <= q.Through) &&
-			(q.Since.IsZero() || !e.Time.Before(q.Since)) && (q.Until.IsZero() || e.Time.Before(q.Until)) {
-			out = append(out, e)
-		}
-	}
-	if q.Newest {
-		slices.Reverse(out)
-	}
-	if q.Limit > 0 && len(out) > q.Limit {
-		out = out[:q.Limit]
-	}
-	return out, nil
-}
-
-func (r *replay) Event(_ context.Context, position uint64, id string) (domain.Event, error) {
-	for _, e := range r.all() {
-		if position != 0 && e.Position == position || position == 0 && e.ID == id {
-			return e, nil
-		}
-	}
-	return domain.Event{}, projections.ErrNotFound
-}
-
 // errRefused is what the authorizer of the tests answers.
 var errRefused = errors.New("not for you")
 
@@ -349,5 +239,3 @@ func pod(name, namespace string, edit func(*corev1.Pod)) *corev1.Pod {
 	}
 	return p
 }
-
-func lines(s ...string) string { return strings.Join(s, "\n") }

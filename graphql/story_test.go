@@ -103,8 +103,8 @@ func (w *world) tell() {
 		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"10.1.0.7"}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}, NodeName: &nodeName, TargetRef: &corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "web-1-a"}}},
 	}, because{user: "system:shiplog:controller"})
 	w.put(&corev1.Event{
-		ObjectMeta:     metav1.ObjectMeta{Name: "web-1-a.1", Namespace: "default"},
-		InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "web-1-a", UID: uidOf("Pod", "web-1-a")},
+		ObjectMeta:     metav1.ObjectMeta{Name: "web-1-b.1", Namespace: "default"},
+		InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "web-1-b", UID: uidOf("Pod", "web-1-b")},
 		Type:           "Normal", Reason: "Scheduled", Message: "placed on n1", ReportingController: "scheduler", LastTimestamp: metaTime(begin), Count: 1,
 	}, because{user: "system:kube-scheduler"})
 	w.put(&rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "reader"}, Rules: []rbacv1.PolicyRule{{Verbs: []string{"get"}, Resources: []string{"pods"}}}}, admin)

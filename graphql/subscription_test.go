@@ -5,9 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/shiplog/shiplog/graphql"
 	"github.com/shiplog/shiplog/projections/live"
@@ -231,10 +235,22 @@ func TestDeadClients(t *testing.T) {
 		s.write(frame{Type: "complete", ID: "1"})
 		eventually(t, "the subscription ends", func() bool { return log.open.Load() == 0 })
 	})
-	t.Run("a reader that stands still", func(t *testing.T) {
-		s := w.dial(`subscription { events(after: 0) { type } objects: __typename }`, nil)
-		_ = s
+	t.Run("standing still", func(t *testing.T) {
+		// More than any buffer on the way holds, so that the server is stuck in the middle of writing.
+		for i := range 24 {
+			w.put(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("big-", i), Namespace: "other"}, Data: map[string]string{"a": strings.Repeat("x", 1<<20)}}, because{user: "ada"})
+		}
+		w.dial(`subscription { events(after: 0, filter: { kinds: ["cm"], namespace: "other" }) { objectAfter { json } } }`, nil)
+		eventually(t, "the subscription begins", func() bool { return log.open.Load() == 1 })
 		eventually(t, "the subscription ends", func() bool { return log.open.Load() == 0 })
+	})
+	t.Run("nothing is left", func(t *testing.T) {
+		w.server.CloseClientConnections()
+		eventually(t, "the server's goroutines end", func() bool {
+			stacks := make([]byte, 1<<20)
+			stacks = stacks[:runtime.Stack(stacks, true)]
+			return !strings.Contains(string(stacks), "wsConnection") && !strings.Contains(string(stacks), "/graphql/resolvers.")
+		})
 	})
 }
 

@@ -631,10 +631,10 @@ func (ec *executionContext) _LogEvent_effects(ctx context.Context, field graphql
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.LogEvent) graphql.Marshaler {
-			return ec.marshalNLogEvent2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventᚄ(ctx, selections, v)
+			return ec.marshalOLogEvent2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_LogEvent_effects(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -675,10 +675,10 @@ func (ec *executionContext) _LogEvent_related(ctx context.Context, field graphql
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.LogEvent) graphql.Marshaler {
-			return ec.marshalNLogEvent2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventᚄ(ctx, selections, v)
+			return ec.marshalOLogEvent2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_LogEvent_related(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -764,10 +764,10 @@ func (ec *executionContext) _LogEvent_fieldChanges(ctx context.Context, field gr
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.FieldChange) graphql.Marshaler {
-			return ec.marshalNFieldChange2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChangeᚄ(ctx, selections, v)
+			return ec.marshalOFieldChange2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChangeᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_LogEvent_fieldChanges(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -1615,13 +1615,13 @@ func (ec *executionContext) _LogEvent(ctx context.Context, sel ast.SelectionSet,
 				})
 		case "effects":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._LogEvent_effects(ctx, field, obj)
 				})
 		case "related":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._LogEvent_related(ctx, field, obj)
 				})
@@ -1637,7 +1637,7 @@ func (ec *executionContext) _LogEvent(ctx context.Context, sel ast.SelectionSet,
 			}
 		case "fieldChanges":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._LogEvent_fieldChanges(ctx, field, obj)
 				})
@@ -1945,14 +1945,6 @@ func (ec *executionContext) marshalNLogEvent2ᚖgithubᚗcomᚋshiplogᚋshiplog
 	return ec._LogEvent(ctx, sel, v)
 }
 
-func (ec *executionContext) marshalNLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx context.Context, sel ast.SelectionSet, v *model.LogEventConnection) graphql.Marshaler {
-	if v == nil {
-		graphql.AddInvalidNullError(ctx, "LogEventConnection!")
-		return graphql.Null
-	}
-	return ec._LogEventConnection(ctx, sel, v)
-}
-
 func (ec *executionContext) marshalNLogEventEdge2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventEdgeᚄ(ctx context.Context, sel ast.SelectionSet, v []*model.LogEventEdge) graphql.Marshaler {
 	ret := graphql.MarshalSliceConcurrently(ctx, len(v), 64, false, func(ctx context.Context, i int) graphql.Marshaler {
 		fc := graphql.GetFieldContext(ctx)
@@ -2017,11 +2009,56 @@ func (ec *executionContext) marshalOEventOp2ᚖgithubᚗcomᚋshiplogᚋshiplog�
 	return v
 }
 
+func (ec *executionContext) marshalOFieldChange2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChangeᚄ(ctx context.Context, sel ast.SelectionSet, v []*model.FieldChange) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	ret := graphql.MarshalSliceConcurrently(ctx, len(v), 64, false, func(ctx context.Context, i int) graphql.Marshaler {
+		fc := graphql.GetFieldContext(ctx)
+		fc.Result = &v[i]
+		return ec.marshalNFieldChange2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChange(ctx, sel, v[i])
+	})
+
+	for _, e := range ret {
+		if e == graphql.Null {
+			return graphql.Null
+		}
+	}
+
+	return ret
+}
+
+func (ec *executionContext) marshalOLogEvent2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventᚄ(ctx context.Context, sel ast.SelectionSet, v []*model.LogEvent) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	ret := graphql.MarshalSliceConcurrently(ctx, len(v), 64, false, func(ctx context.Context, i int) graphql.Marshaler {
+		fc := graphql.GetFieldContext(ctx)
+		fc.Result = &v[i]
+		return ec.marshalNLogEvent2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEvent(ctx, sel, v[i])
+	})
+
+	for _, e := range ret {
+		if e == graphql.Null {
+			return graphql.Null
+		}
+	}
+
+	return ret
+}
+
 func (ec *executionContext) marshalOLogEvent2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEvent(ctx context.Context, sel ast.SelectionSet, v *model.LogEvent) graphql.Marshaler {
 	if v == nil {
 		return graphql.Null
 	}
 	return ec._LogEvent(ctx, sel, v)
+}
+
+func (ec *executionContext) marshalOLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx context.Context, sel ast.SelectionSet, v *model.LogEventConnection) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	return ec._LogEventConnection(ctx, sel, v)
 }
 
 // endregion ***************************** type.gotpl *****************************

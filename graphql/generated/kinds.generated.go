@@ -1995,10 +1995,10 @@ func (ec *executionContext) _ConfigMap_owners(ctx context.Context, field graphql
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []model.Resource) graphql.Marshaler {
-			return ec.marshalNResource2ᚕgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceᚄ(ctx, selections, v)
+			return ec.marshalOResource2ᚕgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_ConfigMap_owners(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -2028,10 +2028,10 @@ func (ec *executionContext) _ConfigMap_children(ctx context.Context, field graph
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.ResourceConnection) graphql.Marshaler {
-			return ec.marshalNResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
+			return ec.marshalOResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_ConfigMap_children(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -2072,10 +2072,10 @@ func (ec *executionContext) _ConfigMap_events(ctx context.Context, field graphql
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.LogEventConnection) graphql.Marshaler {
-			return ec.marshalNLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx, selections, v)
+			return ec.marshalOLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_ConfigMap_events(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -2115,10 +2115,10 @@ func (ec *executionContext) _ConfigMap_notes(ctx context.Context, field graphql.
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.Note) graphql.Marshaler {
-			return ec.marshalNNote2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNoteᚄ(ctx, selections, v)
+			return ec.marshalONote2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNoteᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_ConfigMap_notes(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -2192,10 +2192,10 @@ func (ec *executionContext) _ConfigMap_changesSince(ctx context.Context, field g
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.FieldChange) graphql.Marshaler {
-			return ec.marshalNFieldChange2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChangeᚄ(ctx, selections, v)
+			return ec.marshalOFieldChange2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChangeᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_ConfigMap_changesSince(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -3285,10 +3285,10 @@ func (ec *executionContext) _Deployment_owners(ctx context.Context, field graphq
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []model.Resource) graphql.Marshaler {
-			return ec.marshalNResource2ᚕgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceᚄ(ctx, selections, v)
+			return ec.marshalOResource2ᚕgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Deployment_owners(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -3318,10 +3318,10 @@ func (ec *executionContext) _Deployment_children(ctx context.Context, field grap
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.ResourceConnection) graphql.Marshaler {
-			return ec.marshalNResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
+			return ec.marshalOResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Deployment_children(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -3362,10 +3362,10 @@ func (ec *executionContext) _Deployment_events(ctx context.Context, field graphq
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.LogEventConnection) graphql.Marshaler {
-			return ec.marshalNLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx, selections, v)
+			return ec.marshalOLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Deployment_events(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -3405,10 +3405,10 @@ func (ec *executionContext) _Deployment_notes(ctx context.Context, field graphql
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.Note) graphql.Marshaler {
-			return ec.marshalNNote2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNoteᚄ(ctx, selections, v)
+			return ec.marshalONote2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNoteᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Deployment_notes(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -3482,10 +3482,10 @@ func (ec *executionContext) _Deployment_changesSince(ctx context.Context, field 
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.FieldChange) graphql.Marshaler {
-			return ec.marshalNFieldChange2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChangeᚄ(ctx, selections, v)
+			return ec.marshalOFieldChange2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChangeᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Deployment_changesSince(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -3787,10 +3787,10 @@ func (ec *executionContext) _Deployment_replicaSets(ctx context.Context, field g
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.ReplicaSet) graphql.Marshaler {
-			return ec.marshalNReplicaSet2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐReplicaSetᚄ(ctx, selections, v)
+			return ec.marshalOReplicaSet2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐReplicaSetᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Deployment_replicaSets(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -3820,10 +3820,10 @@ func (ec *executionContext) _Deployment_pods(ctx context.Context, field graphql.
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.PodConnection) graphql.Marshaler {
-			return ec.marshalNPodConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐPodConnection(ctx, selections, v)
+			return ec.marshalOPodConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐPodConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Deployment_pods(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -4642,10 +4642,10 @@ func (ec *executionContext) _Namespace_owners(ctx context.Context, field graphql
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []model.Resource) graphql.Marshaler {
-			return ec.marshalNResource2ᚕgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceᚄ(ctx, selections, v)
+			return ec.marshalOResource2ᚕgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Namespace_owners(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -4675,10 +4675,10 @@ func (ec *executionContext) _Namespace_children(ctx context.Context, field graph
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.ResourceConnection) graphql.Marshaler {
-			return ec.marshalNResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
+			return ec.marshalOResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Namespace_children(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -4719,10 +4719,10 @@ func (ec *executionContext) _Namespace_events(ctx context.Context, field graphql
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.LogEventConnection) graphql.Marshaler {
-			return ec.marshalNLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx, selections, v)
+			return ec.marshalOLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Namespace_events(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -4762,10 +4762,10 @@ func (ec *executionContext) _Namespace_notes(ctx context.Context, field graphql.
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.Note) graphql.Marshaler {
-			return ec.marshalNNote2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNoteᚄ(ctx, selections, v)
+			return ec.marshalONote2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNoteᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Namespace_notes(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -4839,10 +4839,10 @@ func (ec *executionContext) _Namespace_changesSince(ctx context.Context, field g
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.FieldChange) graphql.Marshaler {
-			return ec.marshalNFieldChange2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChangeᚄ(ctx, selections, v)
+			return ec.marshalOFieldChange2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChangeᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Namespace_changesSince(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -4906,10 +4906,10 @@ func (ec *executionContext) _Namespace_pods(ctx context.Context, field graphql.C
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.PodConnection) graphql.Marshaler {
-			return ec.marshalNPodConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐPodConnection(ctx, selections, v)
+			return ec.marshalOPodConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐPodConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Namespace_pods(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -4950,10 +4950,10 @@ func (ec *executionContext) _Namespace_deployments(ctx context.Context, field gr
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.DeploymentConnection) graphql.Marshaler {
-			return ec.marshalNDeploymentConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐDeploymentConnection(ctx, selections, v)
+			return ec.marshalODeploymentConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐDeploymentConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Namespace_deployments(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -4994,10 +4994,10 @@ func (ec *executionContext) _Namespace_services(ctx context.Context, field graph
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.ServiceConnection) graphql.Marshaler {
-			return ec.marshalNServiceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐServiceConnection(ctx, selections, v)
+			return ec.marshalOServiceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐServiceConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Namespace_services(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -5038,10 +5038,10 @@ func (ec *executionContext) _Namespace_objects(ctx context.Context, field graphq
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.ResourceConnection) graphql.Marshaler {
-			return ec.marshalNResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
+			return ec.marshalOResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Namespace_objects(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -5759,10 +5759,10 @@ func (ec *executionContext) _Node_owners(ctx context.Context, field graphql.Coll
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []model.Resource) graphql.Marshaler {
-			return ec.marshalNResource2ᚕgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceᚄ(ctx, selections, v)
+			return ec.marshalOResource2ᚕgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Node_owners(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -5792,10 +5792,10 @@ func (ec *executionContext) _Node_children(ctx context.Context, field graphql.Co
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.ResourceConnection) graphql.Marshaler {
-			return ec.marshalNResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
+			return ec.marshalOResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Node_children(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -5836,10 +5836,10 @@ func (ec *executionContext) _Node_events(ctx context.Context, field graphql.Coll
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.LogEventConnection) graphql.Marshaler {
-			return ec.marshalNLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx, selections, v)
+			return ec.marshalOLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Node_events(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -5879,10 +5879,10 @@ func (ec *executionContext) _Node_notes(ctx context.Context, field graphql.Colle
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.Note) graphql.Marshaler {
-			return ec.marshalNNote2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNoteᚄ(ctx, selections, v)
+			return ec.marshalONote2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNoteᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Node_notes(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -5956,10 +5956,10 @@ func (ec *executionContext) _Node_changesSince(ctx context.Context, field graphq
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.FieldChange) graphql.Marshaler {
-			return ec.marshalNFieldChange2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChangeᚄ(ctx, selections, v)
+			return ec.marshalOFieldChange2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChangeᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Node_changesSince(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -6344,10 +6344,10 @@ func (ec *executionContext) _Node_pods(ctx context.Context, field graphql.Collec
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.PodConnection) graphql.Marshaler {
-			return ec.marshalNPodConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐPodConnection(ctx, selections, v)
+			return ec.marshalOPodConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐPodConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Node_pods(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -7065,10 +7065,10 @@ func (ec *executionContext) _Pod_owners(ctx context.Context, field graphql.Colle
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []model.Resource) graphql.Marshaler {
-			return ec.marshalNResource2ᚕgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceᚄ(ctx, selections, v)
+			return ec.marshalOResource2ᚕgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Pod_owners(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -7098,10 +7098,10 @@ func (ec *executionContext) _Pod_children(ctx context.Context, field graphql.Col
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.ResourceConnection) graphql.Marshaler {
-			return ec.marshalNResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
+			return ec.marshalOResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Pod_children(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -7142,10 +7142,10 @@ func (ec *executionContext) _Pod_events(ctx context.Context, field graphql.Colle
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.LogEventConnection) graphql.Marshaler {
-			return ec.marshalNLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx, selections, v)
+			return ec.marshalOLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Pod_events(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -7185,10 +7185,10 @@ func (ec *executionContext) _Pod_notes(ctx context.Context, field graphql.Collec
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.Note) graphql.Marshaler {
-			return ec.marshalNNote2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNoteᚄ(ctx, selections, v)
+			return ec.marshalONote2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNoteᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Pod_notes(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -7262,10 +7262,10 @@ func (ec *executionContext) _Pod_changesSince(ctx context.Context, field graphql
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.FieldChange) graphql.Marshaler {
-			return ec.marshalNFieldChange2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChangeᚄ(ctx, selections, v)
+			return ec.marshalOFieldChange2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChangeᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Pod_changesSince(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -7631,10 +7631,10 @@ func (ec *executionContext) _Pod_services(ctx context.Context, field graphql.Col
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.Service) graphql.Marshaler {
-			return ec.marshalNService2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐServiceᚄ(ctx, selections, v)
+			return ec.marshalOService2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐServiceᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Pod_services(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -8373,10 +8373,10 @@ func (ec *executionContext) _ReplicaSet_owners(ctx context.Context, field graphq
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []model.Resource) graphql.Marshaler {
-			return ec.marshalNResource2ᚕgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceᚄ(ctx, selections, v)
+			return ec.marshalOResource2ᚕgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_ReplicaSet_owners(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -8406,10 +8406,10 @@ func (ec *executionContext) _ReplicaSet_children(ctx context.Context, field grap
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.ResourceConnection) graphql.Marshaler {
-			return ec.marshalNResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
+			return ec.marshalOResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_ReplicaSet_children(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -8450,10 +8450,10 @@ func (ec *executionContext) _ReplicaSet_events(ctx context.Context, field graphq
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.LogEventConnection) graphql.Marshaler {
-			return ec.marshalNLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx, selections, v)
+			return ec.marshalOLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_ReplicaSet_events(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -8493,10 +8493,10 @@ func (ec *executionContext) _ReplicaSet_notes(ctx context.Context, field graphql
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.Note) graphql.Marshaler {
-			return ec.marshalNNote2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNoteᚄ(ctx, selections, v)
+			return ec.marshalONote2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNoteᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_ReplicaSet_notes(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -8570,10 +8570,10 @@ func (ec *executionContext) _ReplicaSet_changesSince(ctx context.Context, field 
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.FieldChange) graphql.Marshaler {
-			return ec.marshalNFieldChange2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChangeᚄ(ctx, selections, v)
+			return ec.marshalOFieldChange2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChangeᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_ReplicaSet_changesSince(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -8839,10 +8839,10 @@ func (ec *executionContext) _ReplicaSet_pods(ctx context.Context, field graphql.
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.PodConnection) graphql.Marshaler {
-			return ec.marshalNPodConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐPodConnection(ctx, selections, v)
+			return ec.marshalOPodConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐPodConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_ReplicaSet_pods(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -9560,10 +9560,10 @@ func (ec *executionContext) _ReplicationController_owners(ctx context.Context, f
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []model.Resource) graphql.Marshaler {
-			return ec.marshalNResource2ᚕgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceᚄ(ctx, selections, v)
+			return ec.marshalOResource2ᚕgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_ReplicationController_owners(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -9593,10 +9593,10 @@ func (ec *executionContext) _ReplicationController_children(ctx context.Context,
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.ResourceConnection) graphql.Marshaler {
-			return ec.marshalNResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
+			return ec.marshalOResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_ReplicationController_children(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -9637,10 +9637,10 @@ func (ec *executionContext) _ReplicationController_events(ctx context.Context, f
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.LogEventConnection) graphql.Marshaler {
-			return ec.marshalNLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx, selections, v)
+			return ec.marshalOLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_ReplicationController_events(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -9680,10 +9680,10 @@ func (ec *executionContext) _ReplicationController_notes(ctx context.Context, fi
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.Note) graphql.Marshaler {
-			return ec.marshalNNote2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNoteᚄ(ctx, selections, v)
+			return ec.marshalONote2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNoteᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_ReplicationController_notes(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -9757,10 +9757,10 @@ func (ec *executionContext) _ReplicationController_changesSince(ctx context.Cont
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.FieldChange) graphql.Marshaler {
-			return ec.marshalNFieldChange2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChangeᚄ(ctx, selections, v)
+			return ec.marshalOFieldChange2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChangeᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_ReplicationController_changesSince(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -9971,10 +9971,10 @@ func (ec *executionContext) _ReplicationController_pods(ctx context.Context, fie
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.PodConnection) graphql.Marshaler {
-			return ec.marshalNPodConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐPodConnection(ctx, selections, v)
+			return ec.marshalOPodConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐPodConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_ReplicationController_pods(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -10692,10 +10692,10 @@ func (ec *executionContext) _Service_owners(ctx context.Context, field graphql.C
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []model.Resource) graphql.Marshaler {
-			return ec.marshalNResource2ᚕgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceᚄ(ctx, selections, v)
+			return ec.marshalOResource2ᚕgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Service_owners(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -10725,10 +10725,10 @@ func (ec *executionContext) _Service_children(ctx context.Context, field graphql
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.ResourceConnection) graphql.Marshaler {
-			return ec.marshalNResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
+			return ec.marshalOResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Service_children(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -10769,10 +10769,10 @@ func (ec *executionContext) _Service_events(ctx context.Context, field graphql.C
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.LogEventConnection) graphql.Marshaler {
-			return ec.marshalNLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx, selections, v)
+			return ec.marshalOLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Service_events(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -10812,10 +10812,10 @@ func (ec *executionContext) _Service_notes(ctx context.Context, field graphql.Co
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.Note) graphql.Marshaler {
-			return ec.marshalNNote2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNoteᚄ(ctx, selections, v)
+			return ec.marshalONote2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNoteᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Service_notes(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -10889,10 +10889,10 @@ func (ec *executionContext) _Service_changesSince(ctx context.Context, field gra
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.FieldChange) graphql.Marshaler {
-			return ec.marshalNFieldChange2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChangeᚄ(ctx, selections, v)
+			return ec.marshalOFieldChange2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChangeᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Service_changesSince(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -11112,10 +11112,10 @@ func (ec *executionContext) _Service_pods(ctx context.Context, field graphql.Col
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.PodConnection) graphql.Marshaler {
-			return ec.marshalNPodConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐPodConnection(ctx, selections, v)
+			return ec.marshalOPodConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐPodConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Service_pods(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -11155,10 +11155,10 @@ func (ec *executionContext) _Service_endpoints(ctx context.Context, field graphq
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.Endpoint) graphql.Marshaler {
-			return ec.marshalNEndpoint2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐEndpointᚄ(ctx, selections, v)
+			return ec.marshalOEndpoint2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐEndpointᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Service_endpoints(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -11648,25 +11648,25 @@ func (ec *executionContext) _ConfigMap(ctx context.Context, sel ast.SelectionSet
 				})
 		case "owners":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._ConfigMap_owners(ctx, field, obj)
 				})
 		case "children":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._ConfigMap_children(ctx, field, obj)
 				})
 		case "events":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._ConfigMap_events(ctx, field, obj)
 				})
 		case "notes":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._ConfigMap_notes(ctx, field, obj)
 				})
@@ -11678,7 +11678,7 @@ func (ec *executionContext) _ConfigMap(ctx context.Context, sel ast.SelectionSet
 				})
 		case "changesSince":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._ConfigMap_changesSince(ctx, field, obj)
 				})
@@ -11992,25 +11992,25 @@ func (ec *executionContext) _Deployment(ctx context.Context, sel ast.SelectionSe
 				})
 		case "owners":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Deployment_owners(ctx, field, obj)
 				})
 		case "children":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Deployment_children(ctx, field, obj)
 				})
 		case "events":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Deployment_events(ctx, field, obj)
 				})
 		case "notes":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Deployment_notes(ctx, field, obj)
 				})
@@ -12022,7 +12022,7 @@ func (ec *executionContext) _Deployment(ctx context.Context, sel ast.SelectionSe
 				})
 		case "changesSince":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Deployment_changesSince(ctx, field, obj)
 				})
@@ -12083,13 +12083,13 @@ func (ec *executionContext) _Deployment(ctx context.Context, sel ast.SelectionSe
 			}
 		case "replicaSets":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Deployment_replicaSets(ctx, field, obj)
 				})
 		case "pods":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Deployment_pods(ctx, field, obj)
 				})
@@ -12349,25 +12349,25 @@ func (ec *executionContext) _Namespace(ctx context.Context, sel ast.SelectionSet
 				})
 		case "owners":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Namespace_owners(ctx, field, obj)
 				})
 		case "children":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Namespace_children(ctx, field, obj)
 				})
 		case "events":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Namespace_events(ctx, field, obj)
 				})
 		case "notes":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Namespace_notes(ctx, field, obj)
 				})
@@ -12379,7 +12379,7 @@ func (ec *executionContext) _Namespace(ctx context.Context, sel ast.SelectionSet
 				})
 		case "changesSince":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Namespace_changesSince(ctx, field, obj)
 				})
@@ -12390,25 +12390,25 @@ func (ec *executionContext) _Namespace(ctx context.Context, sel ast.SelectionSet
 			}
 		case "pods":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Namespace_pods(ctx, field, obj)
 				})
 		case "deployments":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Namespace_deployments(ctx, field, obj)
 				})
 		case "services":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Namespace_services(ctx, field, obj)
 				})
 		case "objects":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Namespace_objects(ctx, field, obj)
 				})
@@ -12619,25 +12619,25 @@ func (ec *executionContext) _Node(ctx context.Context, sel ast.SelectionSet, obj
 				})
 		case "owners":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Node_owners(ctx, field, obj)
 				})
 		case "children":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Node_children(ctx, field, obj)
 				})
 		case "events":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Node_events(ctx, field, obj)
 				})
 		case "notes":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Node_notes(ctx, field, obj)
 				})
@@ -12649,7 +12649,7 @@ func (ec *executionContext) _Node(ctx context.Context, sel ast.SelectionSet, obj
 				})
 		case "changesSince":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Node_changesSince(ctx, field, obj)
 				})
@@ -12720,7 +12720,7 @@ func (ec *executionContext) _Node(ctx context.Context, sel ast.SelectionSet, obj
 			}
 		case "pods":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Node_pods(ctx, field, obj)
 				})
@@ -12931,25 +12931,25 @@ func (ec *executionContext) _Pod(ctx context.Context, sel ast.SelectionSet, obj 
 				})
 		case "owners":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Pod_owners(ctx, field, obj)
 				})
 		case "children":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Pod_children(ctx, field, obj)
 				})
 		case "events":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Pod_events(ctx, field, obj)
 				})
 		case "notes":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Pod_notes(ctx, field, obj)
 				})
@@ -12961,7 +12961,7 @@ func (ec *executionContext) _Pod(ctx context.Context, sel ast.SelectionSet, obj 
 				})
 		case "changesSince":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Pod_changesSince(ctx, field, obj)
 				})
@@ -13033,7 +13033,7 @@ func (ec *executionContext) _Pod(ctx context.Context, sel ast.SelectionSet, obj 
 			}
 		case "services":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Pod_services(ctx, field, obj)
 				})
@@ -13250,25 +13250,25 @@ func (ec *executionContext) _ReplicaSet(ctx context.Context, sel ast.SelectionSe
 				})
 		case "owners":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._ReplicaSet_owners(ctx, field, obj)
 				})
 		case "children":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._ReplicaSet_children(ctx, field, obj)
 				})
 		case "events":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._ReplicaSet_events(ctx, field, obj)
 				})
 		case "notes":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._ReplicaSet_notes(ctx, field, obj)
 				})
@@ -13280,7 +13280,7 @@ func (ec *executionContext) _ReplicaSet(ctx context.Context, sel ast.SelectionSe
 				})
 		case "changesSince":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._ReplicaSet_changesSince(ctx, field, obj)
 				})
@@ -13332,7 +13332,7 @@ func (ec *executionContext) _ReplicaSet(ctx context.Context, sel ast.SelectionSe
 				})
 		case "pods":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._ReplicaSet_pods(ctx, field, obj)
 				})
@@ -13543,25 +13543,25 @@ func (ec *executionContext) _ReplicationController(ctx context.Context, sel ast.
 				})
 		case "owners":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._ReplicationController_owners(ctx, field, obj)
 				})
 		case "children":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._ReplicationController_children(ctx, field, obj)
 				})
 		case "events":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._ReplicationController_events(ctx, field, obj)
 				})
 		case "notes":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._ReplicationController_notes(ctx, field, obj)
 				})
@@ -13573,7 +13573,7 @@ func (ec *executionContext) _ReplicationController(ctx context.Context, sel ast.
 				})
 		case "changesSince":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._ReplicationController_changesSince(ctx, field, obj)
 				})
@@ -13614,7 +13614,7 @@ func (ec *executionContext) _ReplicationController(ctx context.Context, sel ast.
 			}
 		case "pods":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._ReplicationController_pods(ctx, field, obj)
 				})
@@ -13825,25 +13825,25 @@ func (ec *executionContext) _Service(ctx context.Context, sel ast.SelectionSet, 
 				})
 		case "owners":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Service_owners(ctx, field, obj)
 				})
 		case "children":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Service_children(ctx, field, obj)
 				})
 		case "events":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Service_events(ctx, field, obj)
 				})
 		case "notes":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Service_notes(ctx, field, obj)
 				})
@@ -13855,7 +13855,7 @@ func (ec *executionContext) _Service(ctx context.Context, sel ast.SelectionSet, 
 				})
 		case "changesSince":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Service_changesSince(ctx, field, obj)
 				})
@@ -13896,13 +13896,13 @@ func (ec *executionContext) _Service(ctx context.Context, sel ast.SelectionSet, 
 			}
 		case "pods":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Service_pods(ctx, field, obj)
 				})
 		case "endpoints":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Service_endpoints(ctx, field, obj)
 				})
@@ -14133,14 +14133,6 @@ func (ec *executionContext) marshalNConfigMap2ᚖgithubᚗcomᚋshiplogᚋshiplo
 	return ec._ConfigMap(ctx, sel, v)
 }
 
-func (ec *executionContext) marshalNConfigMapConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐConfigMapConnection(ctx context.Context, sel ast.SelectionSet, v *model.ConfigMapConnection) graphql.Marshaler {
-	if v == nil {
-		graphql.AddInvalidNullError(ctx, "ConfigMapConnection!")
-		return graphql.Null
-	}
-	return ec._ConfigMapConnection(ctx, sel, v)
-}
-
 func (ec *executionContext) marshalNConfigMapEdge2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐConfigMapEdgeᚄ(ctx context.Context, sel ast.SelectionSet, v []*model.ConfigMapEdge) graphql.Marshaler {
 	ret := graphql.MarshalSliceConcurrently(ctx, len(v), 64, false, func(ctx context.Context, i int) graphql.Marshaler {
 		fc := graphql.GetFieldContext(ctx)
@@ -14213,14 +14205,6 @@ func (ec *executionContext) marshalNDeployment2ᚖgithubᚗcomᚋshiplogᚋshipl
 	return ec._Deployment(ctx, sel, v)
 }
 
-func (ec *executionContext) marshalNDeploymentConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐDeploymentConnection(ctx context.Context, sel ast.SelectionSet, v *model.DeploymentConnection) graphql.Marshaler {
-	if v == nil {
-		graphql.AddInvalidNullError(ctx, "DeploymentConnection!")
-		return graphql.Null
-	}
-	return ec._DeploymentConnection(ctx, sel, v)
-}
-
 func (ec *executionContext) marshalNDeploymentEdge2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐDeploymentEdgeᚄ(ctx context.Context, sel ast.SelectionSet, v []*model.DeploymentEdge) graphql.Marshaler {
 	ret := graphql.MarshalSliceConcurrently(ctx, len(v), 64, false, func(ctx context.Context, i int) graphql.Marshaler {
 		fc := graphql.GetFieldContext(ctx)
@@ -14243,22 +14227,6 @@ func (ec *executionContext) marshalNDeploymentEdge2ᚖgithubᚗcomᚋshiplogᚋs
 		return graphql.Null
 	}
 	return ec._DeploymentEdge(ctx, sel, v)
-}
-
-func (ec *executionContext) marshalNEndpoint2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐEndpointᚄ(ctx context.Context, sel ast.SelectionSet, v []*model.Endpoint) graphql.Marshaler {
-	ret := graphql.MarshalSliceConcurrently(ctx, len(v), 64, false, func(ctx context.Context, i int) graphql.Marshaler {
-		fc := graphql.GetFieldContext(ctx)
-		fc.Result = &v[i]
-		return ec.marshalNEndpoint2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐEndpoint(ctx, sel, v[i])
-	})
-
-	for _, e := range ret {
-		if e == graphql.Null {
-			return graphql.Null
-		}
-	}
-
-	return ret
 }
 
 func (ec *executionContext) marshalNEndpoint2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐEndpoint(ctx context.Context, sel ast.SelectionSet, v *model.Endpoint) graphql.Marshaler {
@@ -14291,14 +14259,6 @@ func (ec *executionContext) marshalNNamespace2ᚖgithubᚗcomᚋshiplogᚋshiplo
 		return graphql.Null
 	}
 	return ec._Namespace(ctx, sel, v)
-}
-
-func (ec *executionContext) marshalNNamespaceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNamespaceConnection(ctx context.Context, sel ast.SelectionSet, v *model.NamespaceConnection) graphql.Marshaler {
-	if v == nil {
-		graphql.AddInvalidNullError(ctx, "NamespaceConnection!")
-		return graphql.Null
-	}
-	return ec._NamespaceConnection(ctx, sel, v)
 }
 
 func (ec *executionContext) marshalNNamespaceEdge2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNamespaceEdgeᚄ(ctx context.Context, sel ast.SelectionSet, v []*model.NamespaceEdge) graphql.Marshaler {
@@ -14349,14 +14309,6 @@ func (ec *executionContext) marshalNNode2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋg
 	return ec._Node(ctx, sel, v)
 }
 
-func (ec *executionContext) marshalNNodeConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNodeConnection(ctx context.Context, sel ast.SelectionSet, v *model.NodeConnection) graphql.Marshaler {
-	if v == nil {
-		graphql.AddInvalidNullError(ctx, "NodeConnection!")
-		return graphql.Null
-	}
-	return ec._NodeConnection(ctx, sel, v)
-}
-
 func (ec *executionContext) marshalNNodeEdge2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNodeEdgeᚄ(ctx context.Context, sel ast.SelectionSet, v []*model.NodeEdge) graphql.Marshaler {
 	ret := graphql.MarshalSliceConcurrently(ctx, len(v), 64, false, func(ctx context.Context, i int) graphql.Marshaler {
 		fc := graphql.GetFieldContext(ctx)
@@ -14403,14 +14355,6 @@ func (ec *executionContext) marshalNPod2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgr
 		return graphql.Null
 	}
 	return ec._Pod(ctx, sel, v)
-}
-
-func (ec *executionContext) marshalNPodConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐPodConnection(ctx context.Context, sel ast.SelectionSet, v *model.PodConnection) graphql.Marshaler {
-	if v == nil {
-		graphql.AddInvalidNullError(ctx, "PodConnection!")
-		return graphql.Null
-	}
-	return ec._PodConnection(ctx, sel, v)
 }
 
 func (ec *executionContext) marshalNPodEdge2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐPodEdgeᚄ(ctx context.Context, sel ast.SelectionSet, v []*model.PodEdge) graphql.Marshaler {
@@ -14461,14 +14405,6 @@ func (ec *executionContext) marshalNReplicaSet2ᚖgithubᚗcomᚋshiplogᚋshipl
 	return ec._ReplicaSet(ctx, sel, v)
 }
 
-func (ec *executionContext) marshalNReplicaSetConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐReplicaSetConnection(ctx context.Context, sel ast.SelectionSet, v *model.ReplicaSetConnection) graphql.Marshaler {
-	if v == nil {
-		graphql.AddInvalidNullError(ctx, "ReplicaSetConnection!")
-		return graphql.Null
-	}
-	return ec._ReplicaSetConnection(ctx, sel, v)
-}
-
 func (ec *executionContext) marshalNReplicaSetEdge2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐReplicaSetEdgeᚄ(ctx context.Context, sel ast.SelectionSet, v []*model.ReplicaSetEdge) graphql.Marshaler {
 	ret := graphql.MarshalSliceConcurrently(ctx, len(v), 64, false, func(ctx context.Context, i int) graphql.Marshaler {
 		fc := graphql.GetFieldContext(ctx)
@@ -14517,14 +14453,6 @@ func (ec *executionContext) marshalNReplicationController2ᚖgithubᚗcomᚋship
 	return ec._ReplicationController(ctx, sel, v)
 }
 
-func (ec *executionContext) marshalNReplicationControllerConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐReplicationControllerConnection(ctx context.Context, sel ast.SelectionSet, v *model.ReplicationControllerConnection) graphql.Marshaler {
-	if v == nil {
-		graphql.AddInvalidNullError(ctx, "ReplicationControllerConnection!")
-		return graphql.Null
-	}
-	return ec._ReplicationControllerConnection(ctx, sel, v)
-}
-
 func (ec *executionContext) marshalNReplicationControllerEdge2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐReplicationControllerEdgeᚄ(ctx context.Context, sel ast.SelectionSet, v []*model.ReplicationControllerEdge) graphql.Marshaler {
 	ret := graphql.MarshalSliceConcurrently(ctx, len(v), 64, false, func(ctx context.Context, i int) graphql.Marshaler {
 		fc := graphql.GetFieldContext(ctx)
@@ -14571,14 +14499,6 @@ func (ec *executionContext) marshalNService2ᚖgithubᚗcomᚋshiplogᚋshiplog�
 		return graphql.Null
 	}
 	return ec._Service(ctx, sel, v)
-}
-
-func (ec *executionContext) marshalNServiceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐServiceConnection(ctx context.Context, sel ast.SelectionSet, v *model.ServiceConnection) graphql.Marshaler {
-	if v == nil {
-		graphql.AddInvalidNullError(ctx, "ServiceConnection!")
-		return graphql.Null
-	}
-	return ec._ServiceConnection(ctx, sel, v)
 }
 
 func (ec *executionContext) marshalNServiceEdge2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐServiceEdgeᚄ(ctx context.Context, sel ast.SelectionSet, v []*model.ServiceEdge) graphql.Marshaler {
@@ -14660,11 +14580,44 @@ func (ec *executionContext) marshalOConfigMap2ᚖgithubᚗcomᚋshiplogᚋshiplo
 	return ec._ConfigMap(ctx, sel, v)
 }
 
+func (ec *executionContext) marshalOConfigMapConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐConfigMapConnection(ctx context.Context, sel ast.SelectionSet, v *model.ConfigMapConnection) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	return ec._ConfigMapConnection(ctx, sel, v)
+}
+
 func (ec *executionContext) marshalODeployment2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐDeployment(ctx context.Context, sel ast.SelectionSet, v *model.Deployment) graphql.Marshaler {
 	if v == nil {
 		return graphql.Null
 	}
 	return ec._Deployment(ctx, sel, v)
+}
+
+func (ec *executionContext) marshalODeploymentConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐDeploymentConnection(ctx context.Context, sel ast.SelectionSet, v *model.DeploymentConnection) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	return ec._DeploymentConnection(ctx, sel, v)
+}
+
+func (ec *executionContext) marshalOEndpoint2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐEndpointᚄ(ctx context.Context, sel ast.SelectionSet, v []*model.Endpoint) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	ret := graphql.MarshalSliceConcurrently(ctx, len(v), 64, false, func(ctx context.Context, i int) graphql.Marshaler {
+		fc := graphql.GetFieldContext(ctx)
+		fc.Result = &v[i]
+		return ec.marshalNEndpoint2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐEndpoint(ctx, sel, v[i])
+	})
+
+	for _, e := range ret {
+		if e == graphql.Null {
+			return graphql.Null
+		}
+	}
+
+	return ret
 }
 
 func (ec *executionContext) marshalONamespace2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNamespace(ctx context.Context, sel ast.SelectionSet, v *model.Namespace) graphql.Marshaler {
@@ -14674,11 +14627,25 @@ func (ec *executionContext) marshalONamespace2ᚖgithubᚗcomᚋshiplogᚋshiplo
 	return ec._Namespace(ctx, sel, v)
 }
 
+func (ec *executionContext) marshalONamespaceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNamespaceConnection(ctx context.Context, sel ast.SelectionSet, v *model.NamespaceConnection) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	return ec._NamespaceConnection(ctx, sel, v)
+}
+
 func (ec *executionContext) marshalONode2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNode(ctx context.Context, sel ast.SelectionSet, v *model.Node) graphql.Marshaler {
 	if v == nil {
 		return graphql.Null
 	}
 	return ec._Node(ctx, sel, v)
+}
+
+func (ec *executionContext) marshalONodeConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNodeConnection(ctx context.Context, sel ast.SelectionSet, v *model.NodeConnection) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	return ec._NodeConnection(ctx, sel, v)
 }
 
 func (ec *executionContext) marshalOPod2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐPod(ctx context.Context, sel ast.SelectionSet, v *model.Pod) graphql.Marshaler {
@@ -14688,11 +14655,44 @@ func (ec *executionContext) marshalOPod2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgr
 	return ec._Pod(ctx, sel, v)
 }
 
+func (ec *executionContext) marshalOPodConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐPodConnection(ctx context.Context, sel ast.SelectionSet, v *model.PodConnection) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	return ec._PodConnection(ctx, sel, v)
+}
+
+func (ec *executionContext) marshalOReplicaSet2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐReplicaSetᚄ(ctx context.Context, sel ast.SelectionSet, v []*model.ReplicaSet) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	ret := graphql.MarshalSliceConcurrently(ctx, len(v), 64, false, func(ctx context.Context, i int) graphql.Marshaler {
+		fc := graphql.GetFieldContext(ctx)
+		fc.Result = &v[i]
+		return ec.marshalNReplicaSet2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐReplicaSet(ctx, sel, v[i])
+	})
+
+	for _, e := range ret {
+		if e == graphql.Null {
+			return graphql.Null
+		}
+	}
+
+	return ret
+}
+
 func (ec *executionContext) marshalOReplicaSet2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐReplicaSet(ctx context.Context, sel ast.SelectionSet, v *model.ReplicaSet) graphql.Marshaler {
 	if v == nil {
 		return graphql.Null
 	}
 	return ec._ReplicaSet(ctx, sel, v)
+}
+
+func (ec *executionContext) marshalOReplicaSetConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐReplicaSetConnection(ctx context.Context, sel ast.SelectionSet, v *model.ReplicaSetConnection) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	return ec._ReplicaSetConnection(ctx, sel, v)
 }
 
 func (ec *executionContext) marshalOReplicationController2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐReplicationController(ctx context.Context, sel ast.SelectionSet, v *model.ReplicationController) graphql.Marshaler {
@@ -14702,11 +14702,44 @@ func (ec *executionContext) marshalOReplicationController2ᚖgithubᚗcomᚋship
 	return ec._ReplicationController(ctx, sel, v)
 }
 
+func (ec *executionContext) marshalOReplicationControllerConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐReplicationControllerConnection(ctx context.Context, sel ast.SelectionSet, v *model.ReplicationControllerConnection) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	return ec._ReplicationControllerConnection(ctx, sel, v)
+}
+
+func (ec *executionContext) marshalOService2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐServiceᚄ(ctx context.Context, sel ast.SelectionSet, v []*model.Service) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	ret := graphql.MarshalSliceConcurrently(ctx, len(v), 64, false, func(ctx context.Context, i int) graphql.Marshaler {
+		fc := graphql.GetFieldContext(ctx)
+		fc.Result = &v[i]
+		return ec.marshalNService2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐService(ctx, sel, v[i])
+	})
+
+	for _, e := range ret {
+		if e == graphql.Null {
+			return graphql.Null
+		}
+	}
+
+	return ret
+}
+
 func (ec *executionContext) marshalOService2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐService(ctx context.Context, sel ast.SelectionSet, v *model.Service) graphql.Marshaler {
 	if v == nil {
 		return graphql.Null
 	}
 	return ec._Service(ctx, sel, v)
+}
+
+func (ec *executionContext) marshalOServiceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐServiceConnection(ctx context.Context, sel ast.SelectionSet, v *model.ServiceConnection) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	return ec._ServiceConnection(ctx, sel, v)
 }
 
 // endregion ***************************** type.gotpl *****************************

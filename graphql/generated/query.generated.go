@@ -1663,10 +1663,10 @@ func (ec *executionContext) _Query_objects(ctx context.Context, field graphql.Co
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.ResourceConnection) graphql.Marshaler {
-			return ec.marshalNResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
+			return ec.marshalOResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Query_objects(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -1751,10 +1751,10 @@ func (ec *executionContext) _Query_pods(ctx context.Context, field graphql.Colle
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.PodConnection) graphql.Marshaler {
-			return ec.marshalNPodConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐPodConnection(ctx, selections, v)
+			return ec.marshalOPodConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐPodConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Query_pods(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -1839,10 +1839,10 @@ func (ec *executionContext) _Query_nodes(ctx context.Context, field graphql.Coll
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.NodeConnection) graphql.Marshaler {
-			return ec.marshalNNodeConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNodeConnection(ctx, selections, v)
+			return ec.marshalONodeConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNodeConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Query_nodes(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -1927,10 +1927,10 @@ func (ec *executionContext) _Query_deployments(ctx context.Context, field graphq
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.DeploymentConnection) graphql.Marshaler {
-			return ec.marshalNDeploymentConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐDeploymentConnection(ctx, selections, v)
+			return ec.marshalODeploymentConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐDeploymentConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Query_deployments(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -2015,10 +2015,10 @@ func (ec *executionContext) _Query_replicaSets(ctx context.Context, field graphq
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.ReplicaSetConnection) graphql.Marshaler {
-			return ec.marshalNReplicaSetConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐReplicaSetConnection(ctx, selections, v)
+			return ec.marshalOReplicaSetConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐReplicaSetConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Query_replicaSets(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -2103,10 +2103,10 @@ func (ec *executionContext) _Query_replicationControllers(ctx context.Context, f
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.ReplicationControllerConnection) graphql.Marshaler {
-			return ec.marshalNReplicationControllerConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐReplicationControllerConnection(ctx, selections, v)
+			return ec.marshalOReplicationControllerConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐReplicationControllerConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Query_replicationControllers(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -2191,10 +2191,10 @@ func (ec *executionContext) _Query_services(ctx context.Context, field graphql.C
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.ServiceConnection) graphql.Marshaler {
-			return ec.marshalNServiceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐServiceConnection(ctx, selections, v)
+			return ec.marshalOServiceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐServiceConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Query_services(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -2279,10 +2279,10 @@ func (ec *executionContext) _Query_configMaps(ctx context.Context, field graphql
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.ConfigMapConnection) graphql.Marshaler {
-			return ec.marshalNConfigMapConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐConfigMapConnection(ctx, selections, v)
+			return ec.marshalOConfigMapConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐConfigMapConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Query_configMaps(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -2367,10 +2367,10 @@ func (ec *executionContext) _Query_namespaces(ctx context.Context, field graphql
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.NamespaceConnection) graphql.Marshaler {
-			return ec.marshalNNamespaceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNamespaceConnection(ctx, selections, v)
+			return ec.marshalONamespaceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNamespaceConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Query_namespaces(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -2455,10 +2455,10 @@ func (ec *executionContext) _Query_events(ctx context.Context, field graphql.Col
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.LogEventConnection) graphql.Marshaler {
-			return ec.marshalNLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx, selections, v)
+			return ec.marshalOLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Query_events(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -2499,10 +2499,10 @@ func (ec *executionContext) _Query_diff(ctx context.Context, field graphql.Colle
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.ObjectDiff) graphql.Marshaler {
-			return ec.marshalNObjectDiff2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐObjectDiff(ctx, selections, v)
+			return ec.marshalOObjectDiff2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐObjectDiff(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Query_diff(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -2994,7 +2994,7 @@ func (ec *executionContext) _Query(ctx context.Context, sel ast.SelectionSet) gr
 				})
 		case "objects":
 			out.ResolveRootConcurrently(innerCtx, ec.OperationContext, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Query_objects(ctx, field)
 				})
@@ -3006,7 +3006,7 @@ func (ec *executionContext) _Query(ctx context.Context, sel ast.SelectionSet) gr
 				})
 		case "pods":
 			out.ResolveRootConcurrently(innerCtx, ec.OperationContext, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Query_pods(ctx, field)
 				})
@@ -3018,7 +3018,7 @@ func (ec *executionContext) _Query(ctx context.Context, sel ast.SelectionSet) gr
 				})
 		case "nodes":
 			out.ResolveRootConcurrently(innerCtx, ec.OperationContext, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Query_nodes(ctx, field)
 				})
@@ -3030,7 +3030,7 @@ func (ec *executionContext) _Query(ctx context.Context, sel ast.SelectionSet) gr
 				})
 		case "deployments":
 			out.ResolveRootConcurrently(innerCtx, ec.OperationContext, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Query_deployments(ctx, field)
 				})
@@ -3042,7 +3042,7 @@ func (ec *executionContext) _Query(ctx context.Context, sel ast.SelectionSet) gr
 				})
 		case "replicaSets":
 			out.ResolveRootConcurrently(innerCtx, ec.OperationContext, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Query_replicaSets(ctx, field)
 				})
@@ -3054,7 +3054,7 @@ func (ec *executionContext) _Query(ctx context.Context, sel ast.SelectionSet) gr
 				})
 		case "replicationControllers":
 			out.ResolveRootConcurrently(innerCtx, ec.OperationContext, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Query_replicationControllers(ctx, field)
 				})
@@ -3066,7 +3066,7 @@ func (ec *executionContext) _Query(ctx context.Context, sel ast.SelectionSet) gr
 				})
 		case "services":
 			out.ResolveRootConcurrently(innerCtx, ec.OperationContext, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Query_services(ctx, field)
 				})
@@ -3078,7 +3078,7 @@ func (ec *executionContext) _Query(ctx context.Context, sel ast.SelectionSet) gr
 				})
 		case "configMaps":
 			out.ResolveRootConcurrently(innerCtx, ec.OperationContext, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Query_configMaps(ctx, field)
 				})
@@ -3090,7 +3090,7 @@ func (ec *executionContext) _Query(ctx context.Context, sel ast.SelectionSet) gr
 				})
 		case "namespaces":
 			out.ResolveRootConcurrently(innerCtx, ec.OperationContext, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Query_namespaces(ctx, field)
 				})
@@ -3102,13 +3102,13 @@ func (ec *executionContext) _Query(ctx context.Context, sel ast.SelectionSet) gr
 				})
 		case "events":
 			out.ResolveRootConcurrently(innerCtx, ec.OperationContext, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Query_events(ctx, field)
 				})
 		case "diff":
 			out.ResolveRootConcurrently(innerCtx, ec.OperationContext, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Query_diff(ctx, field)
 				})
@@ -3249,14 +3249,6 @@ func (ec *executionContext) marshalNKind2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋg
 	return ec._Kind(ctx, sel, v)
 }
 
-func (ec *executionContext) marshalNObjectDiff2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐObjectDiff(ctx context.Context, sel ast.SelectionSet, v *model.ObjectDiff) graphql.Marshaler {
-	if v == nil {
-		graphql.AddInvalidNullError(ctx, "ObjectDiff!")
-		return graphql.Null
-	}
-	return ec._ObjectDiff(ctx, sel, v)
-}
-
 func (ec *executionContext) marshalNPageInfo2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐPageInfo(ctx context.Context, sel ast.SelectionSet, v *model.PageInfo) graphql.Marshaler {
 	if v == nil {
 		graphql.AddInvalidNullError(ctx, "PageInfo!")
@@ -3331,6 +3323,13 @@ func (ec *executionContext) marshalOJSON2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋg
 		return graphql.Null
 	}
 	return v
+}
+
+func (ec *executionContext) marshalOObjectDiff2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐObjectDiff(ctx context.Context, sel ast.SelectionSet, v *model.ObjectDiff) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	return ec._ObjectDiff(ctx, sel, v)
 }
 
 func (ec *executionContext) unmarshalOPosition2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐPosition(ctx context.Context, v any) (*model.Position, error) {

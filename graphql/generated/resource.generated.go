@@ -979,10 +979,10 @@ func (ec *executionContext) _Object_owners(ctx context.Context, field graphql.Co
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []model.Resource) graphql.Marshaler {
-			return ec.marshalNResource2ᚕgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceᚄ(ctx, selections, v)
+			return ec.marshalOResource2ᚕgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Object_owners(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -1012,10 +1012,10 @@ func (ec *executionContext) _Object_children(ctx context.Context, field graphql.
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.ResourceConnection) graphql.Marshaler {
-			return ec.marshalNResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
+			return ec.marshalOResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Object_children(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -1056,10 +1056,10 @@ func (ec *executionContext) _Object_events(ctx context.Context, field graphql.Co
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *model.LogEventConnection) graphql.Marshaler {
-			return ec.marshalNLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx, selections, v)
+			return ec.marshalOLogEventConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐLogEventConnection(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Object_events(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -1099,10 +1099,10 @@ func (ec *executionContext) _Object_notes(ctx context.Context, field graphql.Col
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.Note) graphql.Marshaler {
-			return ec.marshalNNote2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNoteᚄ(ctx, selections, v)
+			return ec.marshalONote2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNoteᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Object_notes(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -1176,10 +1176,10 @@ func (ec *executionContext) _Object_changesSince(ctx context.Context, field grap
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v []*model.FieldChange) graphql.Marshaler {
-			return ec.marshalNFieldChange2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChangeᚄ(ctx, selections, v)
+			return ec.marshalOFieldChange2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐFieldChangeᚄ(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_Object_changesSince(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -1721,25 +1721,25 @@ func (ec *executionContext) _Object(ctx context.Context, sel ast.SelectionSet, o
 				})
 		case "owners":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Object_owners(ctx, field, obj)
 				})
 		case "children":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Object_children(ctx, field, obj)
 				})
 		case "events":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Object_events(ctx, field, obj)
 				})
 		case "notes":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Object_notes(ctx, field, obj)
 				})
@@ -1751,7 +1751,7 @@ func (ec *executionContext) _Object(ctx context.Context, sel ast.SelectionSet, o
 				})
 		case "changesSince":
 			out.ResolveConcurrently(ec.OperationContext, &deferred, i,
-				true, true,
+				true, false,
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Object_changesSince(ctx, field, obj)
 				})
@@ -1910,22 +1910,6 @@ func (ec *executionContext) marshalNKeyValue2ᚖgithubᚗcomᚋshiplogᚋshiplog
 	return ec._KeyValue(ctx, sel, v)
 }
 
-func (ec *executionContext) marshalNNote2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNoteᚄ(ctx context.Context, sel ast.SelectionSet, v []*model.Note) graphql.Marshaler {
-	ret := graphql.MarshalSliceConcurrently(ctx, len(v), 64, false, func(ctx context.Context, i int) graphql.Marshaler {
-		fc := graphql.GetFieldContext(ctx)
-		fc.Result = &v[i]
-		return ec.marshalNNote2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNote(ctx, sel, v[i])
-	})
-
-	for _, e := range ret {
-		if e == graphql.Null {
-			return graphql.Null
-		}
-	}
-
-	return ret
-}
-
 func (ec *executionContext) marshalNNote2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNote(ctx context.Context, sel ast.SelectionSet, v *model.Note) graphql.Marshaler {
 	if v == nil {
 		graphql.AddInvalidNullError(ctx, "Note!")
@@ -1958,14 +1942,6 @@ func (ec *executionContext) marshalNResource2ᚕgithubᚗcomᚋshiplogᚋshiplog
 	return ret
 }
 
-func (ec *executionContext) marshalNResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx context.Context, sel ast.SelectionSet, v *model.ResourceConnection) graphql.Marshaler {
-	if v == nil {
-		graphql.AddInvalidNullError(ctx, "ResourceConnection!")
-		return graphql.Null
-	}
-	return ec._ResourceConnection(ctx, sel, v)
-}
-
 func (ec *executionContext) marshalNResourceEdge2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceEdgeᚄ(ctx context.Context, sel ast.SelectionSet, v []*model.ResourceEdge) graphql.Marshaler {
 	ret := graphql.MarshalSliceConcurrently(ctx, len(v), 64, false, func(ctx context.Context, i int) graphql.Marshaler {
 		fc := graphql.GetFieldContext(ctx)
@@ -1990,11 +1966,56 @@ func (ec *executionContext) marshalNResourceEdge2ᚖgithubᚗcomᚋshiplogᚋshi
 	return ec._ResourceEdge(ctx, sel, v)
 }
 
+func (ec *executionContext) marshalONote2ᚕᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNoteᚄ(ctx context.Context, sel ast.SelectionSet, v []*model.Note) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	ret := graphql.MarshalSliceConcurrently(ctx, len(v), 64, false, func(ctx context.Context, i int) graphql.Marshaler {
+		fc := graphql.GetFieldContext(ctx)
+		fc.Result = &v[i]
+		return ec.marshalNNote2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐNote(ctx, sel, v[i])
+	})
+
+	for _, e := range ret {
+		if e == graphql.Null {
+			return graphql.Null
+		}
+	}
+
+	return ret
+}
+
 func (ec *executionContext) marshalOResource2githubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResource(ctx context.Context, sel ast.SelectionSet, v model.Resource) graphql.Marshaler {
 	if v == nil {
 		return graphql.Null
 	}
 	return ec._Resource(ctx, sel, v)
+}
+
+func (ec *executionContext) marshalOResource2ᚕgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceᚄ(ctx context.Context, sel ast.SelectionSet, v []model.Resource) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	ret := graphql.MarshalSliceConcurrently(ctx, len(v), 64, false, func(ctx context.Context, i int) graphql.Marshaler {
+		fc := graphql.GetFieldContext(ctx)
+		fc.Result = &v[i]
+		return ec.marshalNResource2githubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResource(ctx, sel, v[i])
+	})
+
+	for _, e := range ret {
+		if e == graphql.Null {
+			return graphql.Null
+		}
+	}
+
+	return ret
+}
+
+func (ec *executionContext) marshalOResourceConnection2ᚖgithubᚗcomᚋshiplogᚋshiplogᚋgraphqlᚋmodelᚐResourceConnection(ctx context.Context, sel ast.SelectionSet, v *model.ResourceConnection) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	return ec._ResourceConnection(ctx, sel, v)
 }
 
 // endregion ***************************** type.gotpl *****************************

@@ -148,15 +148,15 @@ type LogEvent {
   "The event that made a component act; null for a person's request."
   cause: LogEvent
   "The events that this one caused directly."
-  effects(first: Int): [LogEvent!]!
+  effects(first: Int): [LogEvent!]
   "All events that follow from the same request, oldest first."
-  related(first: Int): [LogEvent!]!
+  related(first: Int): [LogEvent!]
   "What the decision rested on: the scheduler's reasons, say."
   evidence: JSON
   "The change as the log holds it; null for a creation, a deletion, and where it is withheld."
   delta: JSON
   "The change field by field."
-  fieldChanges: [FieldChange!]!
+  fieldChanges: [FieldChange!]
   "Whether values are withheld because they are a secret's."
   redacted: Boolean!
   "The object before the event; null for a creation."
@@ -272,12 +272,12 @@ type Pod implements Resource {
   json: JSON!
   field(path: String!): JSON
   owner: Resource
-  owners: [Resource!]!
-  children(kind: String, first: Int, after: String): ResourceConnection!
-  events(first: Int, after: String, oldestFirst: Boolean! = false, types: [String!]): LogEventConnection!
-  notes: [Note!]!
+  owners: [Resource!]
+  children(kind: String, first: Int, after: String): ResourceConnection
+  events(first: Int, after: String, oldestFirst: Boolean! = false, types: [String!]): LogEventConnection
+  notes: [Note!]
   at(asOf: AsOf!): Resource
-  changesSince(asOf: AsOf!): [FieldChange!]!
+  changesSince(asOf: AsOf!): [FieldChange!]
 
   phase: String!
   "Whether it may get traffic."
@@ -298,7 +298,7 @@ type Pod implements Resource {
   containers: [Container!]!
   conditions: [Condition!]!
   "The services that send it traffic when it is ready."
-  services: [Service!]!
+  services: [Service!]
   "Why it is where it is: the event that bound it to its node, with the scheduler's reasons as evidence."
   binding: LogEvent
 }
@@ -335,12 +335,12 @@ type Node implements Resource {
   json: JSON!
   field(path: String!): JSON
   owner: Resource
-  owners: [Resource!]!
-  children(kind: String, first: Int, after: String): ResourceConnection!
-  events(first: Int, after: String, oldestFirst: Boolean! = false, types: [String!]): LogEventConnection!
-  notes: [Note!]!
+  owners: [Resource!]
+  children(kind: String, first: Int, after: String): ResourceConnection
+  events(first: Int, after: String, oldestFirst: Boolean! = false, types: [String!]): LogEventConnection
+  notes: [Note!]
   at(asOf: AsOf!): Resource
-  changesSince(asOf: AsOf!): [FieldChange!]!
+  changesSince(asOf: AsOf!): [FieldChange!]
 
   ready: Boolean!
   "Whether new pods may be placed on it."
@@ -359,7 +359,7 @@ type Node implements Resource {
   architecture: String!
   containerRuntime: String!
   "The pods that are bound to it."
-  pods(labelSelector: String, fieldSelector: String, first: Int, after: String): PodConnection!
+  pods(labelSelector: String, fieldSelector: String, first: Int, after: String): PodConnection
 }
 
 type NodeConnection {
@@ -394,12 +394,12 @@ type Deployment implements Resource {
   json: JSON!
   field(path: String!): JSON
   owner: Resource
-  owners: [Resource!]!
-  children(kind: String, first: Int, after: String): ResourceConnection!
-  events(first: Int, after: String, oldestFirst: Boolean! = false, types: [String!]): LogEventConnection!
-  notes: [Note!]!
+  owners: [Resource!]
+  children(kind: String, first: Int, after: String): ResourceConnection
+  events(first: Int, after: String, oldestFirst: Boolean! = false, types: [String!]): LogEventConnection
+  notes: [Note!]
   at(asOf: AsOf!): Resource
-  changesSince(asOf: AsOf!): [FieldChange!]!
+  changesSince(asOf: AsOf!): [FieldChange!]
 
   "How many pods are wanted."
   desired: Int!
@@ -415,9 +415,9 @@ type Deployment implements Resource {
   images: [String!]!
   selector: String!
   conditions: [Condition!]!
-  replicaSets: [ReplicaSet!]!
+  replicaSets: [ReplicaSet!]
   "The pods of all its replica sets."
-  pods(labelSelector: String, fieldSelector: String, first: Int, after: String): PodConnection!
+  pods(labelSelector: String, fieldSelector: String, first: Int, after: String): PodConnection
 }
 
 type DeploymentConnection {
@@ -452,12 +452,12 @@ type ReplicaSet implements Resource {
   json: JSON!
   field(path: String!): JSON
   owner: Resource
-  owners: [Resource!]!
-  children(kind: String, first: Int, after: String): ResourceConnection!
-  events(first: Int, after: String, oldestFirst: Boolean! = false, types: [String!]): LogEventConnection!
-  notes: [Note!]!
+  owners: [Resource!]
+  children(kind: String, first: Int, after: String): ResourceConnection
+  events(first: Int, after: String, oldestFirst: Boolean! = false, types: [String!]): LogEventConnection
+  notes: [Note!]
   at(asOf: AsOf!): Resource
-  changesSince(asOf: AsOf!): [FieldChange!]!
+  changesSince(asOf: AsOf!): [FieldChange!]
 
   desired: Int!
   replicas: Int!
@@ -469,7 +469,7 @@ type ReplicaSet implements Resource {
   conditions: [Condition!]!
   "The deployment that it belongs to."
   deployment: Deployment
-  pods(labelSelector: String, fieldSelector: String, first: Int, after: String): PodConnection!
+  pods(labelSelector: String, fieldSelector: String, first: Int, after: String): PodConnection
 }
 
 type ReplicaSetConnection {
@@ -504,12 +504,12 @@ type ReplicationController implements Resource {
   json: JSON!
   field(path: String!): JSON
   owner: Resource
-  owners: [Resource!]!
-  children(kind: String, first: Int, after: String): ResourceConnection!
-  events(first: Int, after: String, oldestFirst: Boolean! = false, types: [String!]): LogEventConnection!
-  notes: [Note!]!
+  owners: [Resource!]
+  children(kind: String, first: Int, after: String): ResourceConnection
+  events(first: Int, after: String, oldestFirst: Boolean! = false, types: [String!]): LogEventConnection
+  notes: [Note!]
   at(asOf: AsOf!): Resource
-  changesSince(asOf: AsOf!): [FieldChange!]!
+  changesSince(asOf: AsOf!): [FieldChange!]
 
   desired: Int!
   replicas: Int!
@@ -518,7 +518,7 @@ type ReplicationController implements Resource {
   images: [String!]!
   selector: String!
   conditions: [Condition!]!
-  pods(labelSelector: String, fieldSelector: String, first: Int, after: String): PodConnection!
+  pods(labelSelector: String, fieldSelector: String, first: Int, after: String): PodConnection
 }
 
 type ReplicationControllerConnection {
@@ -553,12 +553,12 @@ type Service implements Resource {
   json: JSON!
   field(path: String!): JSON
   owner: Resource
-  owners: [Resource!]!
-  children(kind: String, first: Int, after: String): ResourceConnection!
-  events(first: Int, after: String, oldestFirst: Boolean! = false, types: [String!]): LogEventConnection!
-  notes: [Note!]!
+  owners: [Resource!]
+  children(kind: String, first: Int, after: String): ResourceConnection
+  events(first: Int, after: String, oldestFirst: Boolean! = false, types: [String!]): LogEventConnection
+  notes: [Note!]
   at(asOf: AsOf!): Resource
-  changesSince(asOf: AsOf!): [FieldChange!]!
+  changesSince(asOf: AsOf!): [FieldChange!]
 
   type: String!
   clusterIP: String
@@ -568,9 +568,9 @@ type Service implements Resource {
   selector: [KeyValue!]!
   ports: [ServicePort!]!
   "The pods that it selects, whether ready or not."
-  pods(labelSelector: String, fieldSelector: String, first: Int, after: String): PodConnection!
+  pods(labelSelector: String, fieldSelector: String, first: Int, after: String): PodConnection
   "Where its traffic goes."
-  endpoints: [Endpoint!]!
+  endpoints: [Endpoint!]
 }
 
 type ServiceConnection {
@@ -605,12 +605,12 @@ type ConfigMap implements Resource {
   json: JSON!
   field(path: String!): JSON
   owner: Resource
-  owners: [Resource!]!
-  children(kind: String, first: Int, after: String): ResourceConnection!
-  events(first: Int, after: String, oldestFirst: Boolean! = false, types: [String!]): LogEventConnection!
-  notes: [Note!]!
+  owners: [Resource!]
+  children(kind: String, first: Int, after: String): ResourceConnection
+  events(first: Int, after: String, oldestFirst: Boolean! = false, types: [String!]): LogEventConnection
+  notes: [Note!]
   at(asOf: AsOf!): Resource
-  changesSince(asOf: AsOf!): [FieldChange!]!
+  changesSince(asOf: AsOf!): [FieldChange!]
 
   data: [KeyValue!]!
   "The names of what it holds, binary data among it."
@@ -649,19 +649,19 @@ type Namespace implements Resource {
   json: JSON!
   field(path: String!): JSON
   owner: Resource
-  owners: [Resource!]!
-  children(kind: String, first: Int, after: String): ResourceConnection!
-  events(first: Int, after: String, oldestFirst: Boolean! = false, types: [String!]): LogEventConnection!
-  notes: [Note!]!
+  owners: [Resource!]
+  children(kind: String, first: Int, after: String): ResourceConnection
+  events(first: Int, after: String, oldestFirst: Boolean! = false, types: [String!]): LogEventConnection
+  notes: [Note!]
   at(asOf: AsOf!): Resource
-  changesSince(asOf: AsOf!): [FieldChange!]!
+  changesSince(asOf: AsOf!): [FieldChange!]
 
   phase: String!
-  pods(labelSelector: String, fieldSelector: String, first: Int, after: String): PodConnection!
-  deployments(labelSelector: String, fieldSelector: String, first: Int, after: String): DeploymentConnection!
-  services(labelSelector: String, fieldSelector: String, first: Int, after: String): ServiceConnection!
+  pods(labelSelector: String, fieldSelector: String, first: Int, after: String): PodConnection
+  deployments(labelSelector: String, fieldSelector: String, first: Int, after: String): DeploymentConnection
+  services(labelSelector: String, fieldSelector: String, first: Int, after: String): ServiceConnection
   "The objects of any kind in it."
-  objects(kind: String!, labelSelector: String, fieldSelector: String, first: Int, after: String): ResourceConnection!
+  objects(kind: String!, labelSelector: String, fieldSelector: String, first: Int, after: String): ResourceConnection
 }
 
 type NamespaceConnection {
@@ -721,6 +721,7 @@ type Endpoint {
 	{Name: "../schema/query.graphql", Input: `"""
 The cluster as it is and as it was. Every field takes ` + "`" + `asOf` + "`" + `, a moment of the past; what hangs on an answer (owners, pods, events)
 is answered as of the same moment.
+Fields that lead elsewhere are null, with an error that says why, when what they lead to cannot be read or may not be seen.
 """
 type Query {
   "Where the log stands: the moment that queries without ` + "`" + `asOf` + "`" + ` are about."
@@ -731,32 +732,32 @@ type Query {
   "One object of any kind. ` + "`" + `kind` + "`" + ` is any name that kubectl takes: pod, po, deployments.apps."
   object(kind: String!, namespace: String, name: String!, asOf: AsOf): Resource
   "The objects of any kind, ordered by namespace and name."
-  objects(kind: String!, namespace: String, labelSelector: String, fieldSelector: String, first: Int, after: String, asOf: AsOf): ResourceConnection!
+  objects(kind: String!, namespace: String, labelSelector: String, fieldSelector: String, first: Int, after: String, asOf: AsOf): ResourceConnection
 
   pod(namespace: String! = "default", name: String!, asOf: AsOf): Pod
-  pods(namespace: String, labelSelector: String, fieldSelector: String, first: Int, after: String, asOf: AsOf): PodConnection!
+  pods(namespace: String, labelSelector: String, fieldSelector: String, first: Int, after: String, asOf: AsOf): PodConnection
   node(name: String!, asOf: AsOf): Node
-  nodes(labelSelector: String, fieldSelector: String, first: Int, after: String, asOf: AsOf): NodeConnection!
+  nodes(labelSelector: String, fieldSelector: String, first: Int, after: String, asOf: AsOf): NodeConnection
   deployment(namespace: String! = "default", name: String!, asOf: AsOf): Deployment
-  deployments(namespace: String, labelSelector: String, fieldSelector: String, first: Int, after: String, asOf: AsOf): DeploymentConnection!
+  deployments(namespace: String, labelSelector: String, fieldSelector: String, first: Int, after: String, asOf: AsOf): DeploymentConnection
   replicaSet(namespace: String! = "default", name: String!, asOf: AsOf): ReplicaSet
-  replicaSets(namespace: String, labelSelector: String, fieldSelector: String, first: Int, after: String, asOf: AsOf): ReplicaSetConnection!
+  replicaSets(namespace: String, labelSelector: String, fieldSelector: String, first: Int, after: String, asOf: AsOf): ReplicaSetConnection
   replicationController(namespace: String! = "default", name: String!, asOf: AsOf): ReplicationController
-  replicationControllers(namespace: String, labelSelector: String, fieldSelector: String, first: Int, after: String, asOf: AsOf): ReplicationControllerConnection!
+  replicationControllers(namespace: String, labelSelector: String, fieldSelector: String, first: Int, after: String, asOf: AsOf): ReplicationControllerConnection
   service(namespace: String! = "default", name: String!, asOf: AsOf): Service
-  services(namespace: String, labelSelector: String, fieldSelector: String, first: Int, after: String, asOf: AsOf): ServiceConnection!
+  services(namespace: String, labelSelector: String, fieldSelector: String, first: Int, after: String, asOf: AsOf): ServiceConnection
   configMap(namespace: String! = "default", name: String!, asOf: AsOf): ConfigMap
-  configMaps(namespace: String, labelSelector: String, fieldSelector: String, first: Int, after: String, asOf: AsOf): ConfigMapConnection!
+  configMaps(namespace: String, labelSelector: String, fieldSelector: String, first: Int, after: String, asOf: AsOf): ConfigMapConnection
   namespace(name: String!, asOf: AsOf): Namespace
-  namespaces(labelSelector: String, fieldSelector: String, first: Int, after: String, asOf: AsOf): NamespaceConnection!
+  namespaces(labelSelector: String, fieldSelector: String, first: Int, after: String, asOf: AsOf): NamespaceConnection
 
   "One event of the log, by its position or its id."
   event(position: Position, id: String, asOf: AsOf): LogEvent
   "What happened, newest first unless ` + "`" + `oldestFirst` + "`" + ` is set. Up to ` + "`" + `asOf` + "`" + `, when it is given."
-  events(filter: EventFilter, first: Int, after: String, oldestFirst: Boolean! = false, asOf: AsOf): LogEventConnection!
+  events(filter: EventFilter, first: Int, after: String, oldestFirst: Boolean! = false, asOf: AsOf): LogEventConnection
 
   "How one object differs between two moments; ` + "`" + `to` + "`" + ` is now unless it is given."
-  diff(kind: String!, namespace: String, name: String!, from: AsOf!, to: AsOf): ObjectDiff!
+  diff(kind: String!, namespace: String, name: String!, from: AsOf!, to: AsOf): ObjectDiff
 }
 
 type Subscription {
@@ -860,17 +861,17 @@ interface Resource {
   field(path: String!): JSON
   "The owner that controls it, or else its first."
   owner: Resource
-  owners: [Resource!]!
+  owners: [Resource!]
   "What it owns, of all kinds or of one."
-  children(kind: String, first: Int, after: String): ResourceConnection!
+  children(kind: String, first: Int, after: String): ResourceConnection
   "What happened to it up to this moment, newest first."
-  events(first: Int, after: String, oldestFirst: Boolean! = false, types: [String!]): LogEventConnection!
-  "Kubernetes' own Events about it, the notes of kubectl describe."
-  notes: [Note!]!
+  events(first: Int, after: String, oldestFirst: Boolean! = false, types: [String!]): LogEventConnection
+  "Kubernetes' own Events about it, the notes of kubectl describe; null at moments of which they are no longer kept."
+  notes: [Note!]
   "The same object at another moment; null when it was not there."
   at(asOf: AsOf!): Resource
   "How it differs now from what it was."
-  changesSince(asOf: AsOf!): [FieldChange!]!
+  changesSince(asOf: AsOf!): [FieldChange!]
 }
 
 type ResourceConnection {
@@ -929,12 +930,12 @@ type Object implements Resource {
   json: JSON!
   field(path: String!): JSON
   owner: Resource
-  owners: [Resource!]!
-  children(kind: String, first: Int, after: String): ResourceConnection!
-  events(first: Int, after: String, oldestFirst: Boolean! = false, types: [String!]): LogEventConnection!
-  notes: [Note!]!
+  owners: [Resource!]
+  children(kind: String, first: Int, after: String): ResourceConnection
+  events(first: Int, after: String, oldestFirst: Boolean! = false, types: [String!]): LogEventConnection
+  notes: [Note!]
   at(asOf: AsOf!): Resource
-  changesSince(asOf: AsOf!): [FieldChange!]!
+  changesSince(asOf: AsOf!): [FieldChange!]
 }
 `, BuiltIn: false},
 }

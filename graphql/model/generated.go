@@ -227,6 +227,7 @@ type PodEdge struct {
 
 // The cluster as it is and as it was. Every field takes `asOf`, a moment of the past; what hangs on an answer (owners, pods, events)
 // is answered as of the same moment.
+// Fields that lead elsewhere are null, with an error that says why, when what they lead to cannot be read or may not be seen.
 type Query struct {
 }
 

@@ -3,6 +3,7 @@ package model
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -234,6 +235,9 @@ func (b *base) Children(ctx context.Context, kind *string, first *int, after *st
 			continue
 		}
 		found, err := b.children(ctx, k)
+		if kind == nil && k.Retained() && errors.Is(err, projections.ErrTooOld) {
+			continue // of such kinds the past is not kept
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -269,6 +273,9 @@ func (b *base) Notes(ctx context.Context) ([]*Note, error) {
 		namespace = metav1.NamespaceDefault // where notes about objects without a namespace are kept
 	}
 	list, err := b.view.Index(ctx, k, namespace, domain.InvolvedIndex, uid)
+	if errors.Is(err, projections.ErrTooOld) {
+		return nil, nil // they are kept for a short time only
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -26,6 +26,16 @@ export class Docs {
     });
     return a;
   }
+  // prose is a description, its words between backquotes as code.
+  prose(tag, text) {
+    const e = document.createElement(tag);
+    (text ?? "").split("`").forEach((part, i) => {
+      const code = i % 2 ? document.createElement("code") : null;
+      if (code) code.textContent = part;
+      e.append(code ?? part);
+    });
+    return e;
+  }
   element(tag, ...content) {
     const e = document.createElement(tag);
     e.append(...content);
@@ -59,14 +69,14 @@ export class Docs {
     body.append(this.element("h2", "Schema"), this.element("p", "Ctrl+Space completes, Ctrl+Enter runs. Queries that declare $asOf follow the moment above."));
     const list = document.createElement("dl");
     for (const root of [this.schema.roots.query, this.schema.roots.subscription].filter(Boolean)) {
-      list.append(this.element("dt", this.link(root, root)), this.element("dd", this.schema.types.get(root).description ?? ""));
+      list.append(this.element("dt", this.link(root, root)), this.prose("dd", this.schema.types.get(root).description));
     }
     const rest = [...this.schema.types.values()].filter((t) => !t.name.startsWith("__") && !Object.values(this.schema.roots).includes(t.name) && !/(Connection|Edge)$/.test(t.name));
-    for (const t of rest.sort((a, b) => a.name.localeCompare(b.name))) list.append(this.element("dt", this.link(t.name, t.name)), this.element("dd", t.description ?? ""));
+    for (const t of rest.sort((a, b) => a.name.localeCompare(b.name))) list.append(this.element("dt", this.link(t.name, t.name)), this.prose("dd", t.description));
     body.append(list);
   }
   type(t, body) {
-    body.append(this.element("h2", t.name), this.element("p", t.description ?? ""));
+    body.append(this.element("h2", t.name), this.prose("p", t.description));
     if (t.interfaces?.length) body.append(this.element("p", "Has all fields of ", ...t.interfaces.map((i) => this.link(i.name, i.name))));
     if (t.possibleTypes?.length) {
       const p = this.element("p", "One of ");
@@ -75,7 +85,7 @@ export class Docs {
     }
     const list = document.createElement("dl");
     for (const f of [...(t.fields ?? []), ...(t.inputFields ?? [])]) this.field(f, list);
-    for (const v of t.enumValues ?? []) list.append(this.element("dt", v.name), this.element("dd", v.description ?? ""));
+    for (const v of t.enumValues ?? []) list.append(this.element("dt", v.name), this.prose("dd", v.description));
     body.append(list);
   }
   field(f, list) {
@@ -86,7 +96,7 @@ export class Docs {
       head.append(")");
     }
     head.append(": ", this.link(written(f.type), named(f.type)));
-    list.append(head, this.element("dd", f.description ?? ""));
+    list.append(head, this.prose("dd", f.description));
   }
   find(text, found, body) {
     found.textContent = "";
@@ -96,9 +106,9 @@ export class Docs {
     let n = 0;
     for (const t of this.schema.types.values()) {
       if (t.name.startsWith("__")) continue;
-      if (t.name.toLowerCase().includes(text) && n++ < 60) list.append(this.element("dt", this.link(t.name, t.name)), this.element("dd", t.description ?? ""));
+      if (t.name.toLowerCase().includes(text) && n++ < 60) list.append(this.element("dt", this.link(t.name, t.name)), this.prose("dd", t.description));
       for (const f of [...(t.fields ?? []), ...(t.inputFields ?? [])]) {
-        if (f.name.toLowerCase().includes(text) && n++ < 60) list.append(this.element("dt", this.link(`${t.name}.${f.name}`, t.name), ": ", this.link(written(f.type), named(f.type))), this.element("dd", f.description ?? ""));
+        if (f.name.toLowerCase().includes(text) && n++ < 60) list.append(this.element("dt", this.link(`${t.name}.${f.name}`, t.name), ": ", this.link(written(f.type), named(f.type))), this.prose("dd", f.description));
       }
     }
     found.append(n ? list : this.element("p", "Nothing is called so."));

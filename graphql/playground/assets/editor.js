@@ -29,6 +29,7 @@ export class Editor {
     return this.input.value;
   }
   set text(value) {
+    this.close();
     this.input.value = value;
     this.paint();
     this.on.onChange();
@@ -119,7 +120,7 @@ export class Editor {
     const want = typed.toLowerCase();
     return all
       .filter((s) => s.name.toLowerCase().includes(want) && s.name !== typed)
-      .sort((a, b) => b.name.toLowerCase().startsWith(want) - a.name.toLowerCase().startsWith(want))
+      .sort((a, b) => b.name.toLowerCase().startsWith(want) - a.name.toLowerCase().startsWith(want) || (want ? a.name.localeCompare(b.name) : 0))
       .slice(0, 60);
   }
   complete(asked) {
