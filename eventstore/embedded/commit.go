@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -47,84 +45,6 @@ type request struct {
 func (r *request) finish(err error) {
 	r.err = err
 	close(r.done)
-}
-
-// queue holds the requests that wait for the next batch.
-type queue struct {
-	mu      sync.Mutex
-	waiting []*request
-	closed  bool
-	signal  chan struct{}
-}
-
-func newQueue() *queue { return &queue{signal: make(chan struct{}, 1)} }
-
-func (q *queue) put(r *request) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.closed {
-		return eventstore.ErrClosed
-	}
-	q.waiting = append(q.waiting, r)
-	select {
-	case q.signal <- struct{}{}:
-	default:
-	}
-	return nil
-}
-
-// take returns what fits into the next batch, and waits for there to be something. It returns nil once the queue is
-// closed and empty.
-func (q *queue) take() []*request {
-	for {
-		q.mu.Lock()
-		n, bytes := 0, 0
-		for n < len(q.waiting) && n < groupRequests && (n == 0 || bytes+q.waiting[n].bytes <= groupBytes) {
-			bytes += q.waiting[n].bytes
-			n++
-		}
-		if n > 0 {
-			taken := q.waiting[:n:n]
-			if q.waiting = q.waiting[n:]; len(q.waiting) == 0 {
-				q.waiting = nil
-			}
-			q.mu.Unlock()
-			return taken
-		}
-		closed := q.closed
-		q.mu.Unlock()
-		if closed {
-			return nil
-		}
-		<-q.signal
-	}
-}
-
-// close takes no more requests, and says whether it was open.
-func (q *queue) close() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.closed {
-		return false
-	}
-	q.closed = true
-	select {
-	case q.signal <- struct{}{}:
-	default:
-	}
-	return true
-}
-
-// refuse answers all that still wait.
-func (q *queue) refuse(err error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for _, r := range q.waiting {
-		if r.taken.CompareAndSwap(false, true) {
-			r.finish(err)
-		}
-	}
-	q.waiting = nil
 }
 
 // submit hands a request to the committer and waits for the answer. When the context ends before the committer has begun,
@@ -201,6 +121,10 @@ func (l *Log) commitLoop() {
 
 // commit answers a group of requests, with one sync for all of them.
 func (l *Log) commit(requests []*request) {
+	refusal := l.fuse.blown()
+	if refusal == nil {
+		refusal = l.disk.refuses(l.opts.Now())
+	}
 	g := l.newGroup()
 	defer g.batch.Close()
 	var accepted []*request
@@ -208,8 +132,8 @@ func (l *Log) commit(requests []*request) {
 		if !r.taken.CompareAndSwap(false, true) {
 			continue // its writer gave up
 		}
-		if err := l.fuse.blown(); err != nil {
-			r.finish(err)
+		if refusal != nil {
+			r.finish(refusal)
 			continue
 		}
 		before := g.batch.Count()
@@ -312,107 +236,4 @@ func (l *Log) pause() {
 	case <-timer.C:
 	case <-l.closing:
 	}
-}
-
-// group is a batch in the making: what the streams will be once it is durable.
-type group struct {
-	l          *Log
-	batch      *pebble.Batch
-	head       eventstore.Position // of the batch's last event
-	events     []eventstore.Recorded
-	ids        []uint64 // of the events' streams
-	states     map[uint64]*stream
-	metas      map[uint64]struct{} // the metadata streams among them
-	newIDs     map[string]uint64
-	nextStream uint64
-	ticks      uint64
-	lastSample eventstore.Position
-	scratch    []byte
-}
-
-func (l *Log) newGroup() *group {
-	return &group{
-		l: l, batch: l.db.NewBatch(), head: l.tail.current(),
-		states: make(map[uint64]*stream), metas: make(map[uint64]struct{}), newIDs: make(map[string]uint64),
-		nextStream: l.nextStream,
-		ticks:      max(l.lastTicks, ticksOf(l.opts.Now())), // the clock may have gone back
-		lastSample: l.lastSample,
-	}
-}
-
-// stream returns a stream as it stands within the batch.
-func (g *group) stream(name string) (*stream, error) {
-	id, ok := g.newIDs[name]
-	if !ok {
-		var err error
-		if id, err = g.l.streams.idOf(database{g.l.db}, name); err != nil {
-			return nil, err
-		}
-	}
-	if st, ok := g.states[id]; ok && id != 0 {
-		return st, nil
-	}
-	_, isMeta := eventstore.MetadataOf(name)
-	st, err := g.l.streams.stateOf(database{g.l.db}, id, isMeta)
-	if err != nil {
-		return nil, err
-	}
-	if isMeta {
-		st.keep.maxCount = 1
-	}
-	if id != 0 {
-		g.keep(id, &st, isMeta)
-	}
-	return &st, nil
-}
-
-func (g *group) keep(id uint64, st *stream, isMeta bool) {
-	g.states[id] = st
-	if isMeta {
-		g.metas[id] = struct{}{}
-	}
-}
-
-// mention gives a stream its id.
-func (g *group) mention(name string, st *stream) error {
-	if st.id != 0 {
-		return nil
-	}
-	st.id = g.nextStream
-	g.nextStream++
-	g.newIDs[name] = st.id
-	_, isMeta := eventstore.MetadataOf(name)
-	g.keep(st.id, st, isMeta)
-	if err := g.batch.Set(keyOfName(name), varints(st.id), nil); err != nil {
-		return err
-	}
-	return g.batch.Set(keyOf(nameKey, st.id), []byte(name), nil)
-}
-
-// add puts an event at the end of a stream, with the given revision.
-func (g *group) add(name string, st *stream, p *proposal, revision uint64) error {
-	if err := g.mention(name, st); err != nil {
-		return err
-	}
-	g.head++
-	h := head{stream: st.id, revision: revision, ticks: g.ticks}
-	g.scratch = appendEnvelope(g.scratch[:0], p, h, g.head)
-	if err := g.batch.Set(keyOf(eventKey, uint64(g.head)), g.scratch, nil); err != nil {
-		return err
-	}
-	if err := g.batch.Set(keyOf(indexKey, st.id, revision), varints(uint64(g.head)), nil); err != nil {
-		return err
-	}
-	if g.lastSample == 0 || g.head-g.lastSample >= sampleEvery {
-		g.lastSample = g.head
-		if err := g.batch.Set(keyOf(timeKey, g.ticks, uint64(g.head)), nil, nil); err != nil {
-			return err
-		}
-	}
-	st.last, st.lastPos = int64(min(revision, math.MaxInt64)), g.head
-	g.ids = append(g.ids, st.id)
-	g.events = append(g.events, eventstore.Recorded{
-		Proposed: p.Proposed, Stream: name, Revision: revision, Position: g.head, Created: timeOf(g.ticks),
-	})
-	return nil
 }

@@ -3,8 +3,6 @@ package embedded
 import (
 	"encoding/binary"
 	"time"
-
-	"github.com/shiplog/shiplog/eventstore"
 )
 
 // The first byte of a key says what stands there. Numbers in keys are big-endian, so that they sort; numbers in values are
@@ -69,5 +67,3 @@ func timeOf(ticks uint64) time.Time {
 	perSecond := uint64(time.Second / tick)
 	return time.Unix(int64(ticks/perSecond), int64(ticks%perSecond)*int64(tick)).UTC()
 }
-
-const maxPosition = ^eventstore.Position(0)

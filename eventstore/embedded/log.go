@@ -34,6 +34,7 @@ type Log struct {
 	pendingWakes []chan struct{} // to be closed, which tells subscribers that the tail has grown
 
 	// Only the committer uses these.
+	disk       diskGuard
 	nextStream uint64 // id of the next new stream
 	lastTicks  uint64 // date of the last event
 	lastSample eventstore.Position
@@ -59,6 +60,7 @@ func Open(dir string, opts Options) (*Log, error) {
 		tail:   tail{maxEvents: opts.TailEvents, maxBytes: opts.TailBytes},
 		recent: newRecentIDs(opts.TailEvents),
 	}
+	l.disk.l = l
 	l.fuse = newFuse(opts.FS, func(cause error) {
 		l.log.Error("the log takes no more writes: writing to disk failed; restart to recover", "error", cause)
 	})

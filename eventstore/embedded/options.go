@@ -32,6 +32,10 @@ type Options struct {
 	// MaxAppendBytes bounds all events of one append together. Default 32 MiB.
 	MaxAppendBytes int
 
+	// MinFreeBytes is how much space the disk must have for writes to be taken; with less they get ErrUnavailable, until there
+	// is room again. Default 64 MiB; negative: writes are always tried.
+	MinFreeBytes int64
+
 	// TailEvents and TailBytes bound the recent events kept in memory for subscribers that are caught up.
 	// Defaults 4,096 and 4 MiB.
 	TailEvents int
@@ -57,6 +61,7 @@ func (o Options) withDefaults() Options {
 	defaultTo(&o.CachedStreams, 16<<10)
 	defaultTo(&o.MaxEventBytes, 4<<20)
 	defaultTo(&o.MaxAppendBytes, 32<<20)
+	defaultTo(&o.MinFreeBytes, 64<<20)
 	defaultTo(&o.TailEvents, 4<<10)
 	defaultTo(&o.TailBytes, 4<<20)
 	defaultTo(&o.ScavengeEvery, 10*time.Minute)

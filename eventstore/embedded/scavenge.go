@@ -132,6 +132,7 @@ func (l *Log) scavengeSome(id uint64) (removed int, err error) {
 		return 0, err
 	}
 	now := l.opts.Now()
+	var last eventstore.Position // of those removed
 	batch := l.db.NewBatch()
 	defer batch.Close()
 	it, err := db.iter(keyOf(indexKey, id), keyOf(indexKey, id+1))
@@ -175,6 +176,7 @@ func (l *Log) scavengeSome(id uint64) (removed int, err error) {
 			return 0, errors.Join(err, it.Close())
 		}
 		removed++
+		last = max(last, eventstore.Position(position))
 	}
 	if err := closeIter(it); err != nil || removed == 0 {
 		return 0, err
@@ -183,6 +185,7 @@ func (l *Log) scavengeSome(id uint64) (removed int, err error) {
 	if err := l.db.Apply(batch, pebble.NoSync); err != nil {
 		return 0, err
 	}
+	l.tail.forget(last)
 	return removed, l.fuse.blown()
 }
 

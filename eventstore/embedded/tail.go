@@ -33,19 +33,29 @@ func (t *tail) push(events []eventstore.Recorded) chan struct{} {
 	for i := range events {
 		t.bytes += sizeOf(&events[i])
 	}
-	drop := 0
-	for drop < len(t.events) && (len(t.events)-drop > t.maxEvents || t.bytes > t.maxBytes) {
-		t.bytes -= sizeOf(&t.events[drop])
-		drop++
+	for len(t.events) > t.maxEvents || t.bytes > t.maxBytes {
+		t.bytes -= sizeOf(&t.events[0])
+		t.events = t.events[1:]
+		t.dropped++
 	}
 	// Subscribers read the slice without a lock, so what is dropped stays in the array. From time to time the rest moves out.
-	t.events = t.events[drop:]
-	if t.dropped += drop; t.dropped > len(t.events)+64 {
+	if t.dropped > len(t.events)+64 {
 		t.events, t.dropped = append(make([]eventstore.Recorded, 0, 2*len(t.events)+64), t.events...), 0
 	}
 	wake := t.wake
 	t.wake = nil
 	return wake
+}
+
+// forget drops the events up to a position: some of them are no longer on disk.
+func (t *tail) forget(upTo eventstore.Position) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for len(t.events) > 0 && t.events[0].Position <= upTo {
+		t.bytes -= sizeOf(&t.events[0])
+		t.events = t.events[1:]
+		t.dropped++
+	}
 }
 
 // after returns up to limit events after a position, and whether the tail reaches back that far. The events are shared.
