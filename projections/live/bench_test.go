@@ -181,3 +181,32 @@ func BenchmarkMemory(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkStart starts a view of a log of 50,000 events, and waits until it is ready.
+func BenchmarkStart(b *testing.B) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	log, kinds := projectiontest.NewLog(), domain.NewSet(domain.Kinds())
+	scribe := projectiontest.NewScribe(log, kinds)
+	const events = 50000
+	for i := range events {
+		if _, err := scribe.Put(ctx, benchPod(i%2500, i/2500), nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ResetTimer()
+	for range b.N {
+		v := New(log, kinds, Options{})
+		runCtx, stop := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func() { done <- v.Run(runCtx) }()
+		if err := v.WaitReady(ctx); err != nil {
+			b.Fatal(err)
+		}
+		stop()
+		if err := <-done; err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(events*float64(b.N)/b.Elapsed().Seconds(), "events/s")
+}

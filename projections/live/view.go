@@ -14,6 +14,7 @@ import (
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/eventstore"
 	"github.com/shiplog/shiplog/projections"
+	"github.com/shiplog/shiplog/projections/logreplay"
 	"github.com/shiplog/shiplog/projections/memory"
 )
 
@@ -50,7 +51,7 @@ func New(log eventstore.Log, kinds *domain.Set, opts Options) *View {
 		log: log, kinds: kinds, opts: opts, slog: opts.Logger, ready: make(chan struct{}),
 		ring: newRing(opts.MaxChanges, opts.MaxChangeBytes),
 	}
-	v.reset(nil, 0)
+	v.reset(nil, nil, 0)
 	return v
 }
 
@@ -59,16 +60,20 @@ func New(log eventstore.Log, kinds *domain.Set, opts Options) *View {
 func (v *View) Run(ctx context.Context) error {
 	defer v.ring.close()
 	defer v.waiters.end(fmt.Errorf("following the log: %w", eventstore.ErrClosed))
-	if err := v.start(ctx); err != nil {
-		return ignoreEnd(ctx, err)
-	}
 	stop := v.tellProgress()
 	defer stop()
 	const minWait, maxWait = time.Millisecond, 2 * time.Second
 	wait := minWait
-	for {
+	for started := false; ; {
 		before := v.latest.Load()
-		err := v.follow(ctx)
+		var err error
+		if !started {
+			err = v.start(ctx)
+			started = err == nil
+		}
+		if started {
+			err = v.follow(ctx)
+		}
 		var newer *domain.UnknownVersionError
 		switch {
 		case ctx.Err() != nil:
@@ -95,46 +100,54 @@ func (v *View) Run(ctx context.Context) error {
 	}
 }
 
-func ignoreEnd(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
-}
+// keepRecent is about how many of the log's last events a view that starts takes one by one, so that those who come back after a
+// restart find them in the buffer of recent changes. What comes before is only folded, which is a lot quicker.
+const keepRecent = 4096
 
-// start takes the objects from where the options say, if they are of use.
+// start takes the objects from where the options say, if they are of use, and else from the log.
 func (v *View) start(ctx context.Context) error {
-	if v.opts.Start == nil {
-		return nil
-	}
-	objects, position, err := v.opts.Start(ctx)
-	if err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		v.slog.Info("the live view starts from the beginning of the log", "because", err)
-		return nil
-	}
 	head, err := v.log.Head(ctx)
 	if err != nil {
 		return fmt.Errorf("starting the live view: %w", err)
 	}
-	if position > uint64(head) {
-		v.slog.Warn("the live view starts from the beginning of the log: the snapshot is of another log", "snapshot", position, "head", head)
+	if v.opts.Start != nil {
+		objects, position, err := v.opts.Start(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			v.slog.Info("the live view starts from the beginning of the log", "because", err)
+		case position > uint64(head):
+			v.slog.Warn("the live view starts from the beginning of the log: the snapshot is of another log", "snapshot", position, "head", head)
+		default:
+			v.reset(objects, nil, position)
+			v.slog.Debug("the live view starts from a snapshot", "position", position, "objects", len(objects))
+			return nil
+		}
+	}
+	if head <= keepRecent {
 		return nil
 	}
-	v.reset(objects, position)
-	v.slog.Debug("the live view starts from a snapshot", "position", position, "objects", len(objects))
+	from := uint64(head) - keepRecent
+	objects, broken, err := logreplay.Fold(ctx, v.log, v.kinds, from)
+	if err != nil {
+		return fmt.Errorf("starting the live view: %w", err)
+	}
+	v.reset(objects, broken, from)
 	return nil
 }
 
 // reset replaces everything.
-func (v *View) reset(objects []*projections.Object, position uint64) {
-	v.mu.Lock()
-	v.store = memory.NewStore()
-	v.unreadable = map[domain.Ref]struct{}{}
+func (v *View) reset(objects []*projections.Object, broken []domain.Ref, position uint64) {
+	store := memory.NewStore()
 	for _, o := range objects {
-		v.store.Put(o)
+		store.Put(o)
+	}
+	v.mu.Lock()
+	v.store = store
+	v.unreadable = map[domain.Ref]struct{}{}
+	for _, r := range broken {
+		v.unreadable[nameOf(r)] = struct{}{}
 	}
 	v.position = position
 	v.snapshot.Store(v.store.Snapshot(position))

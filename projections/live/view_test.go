@@ -442,6 +442,34 @@ func TestStartingFromASnapshot(t *testing.T) {
 	}
 }
 
+// A view of a long log folds its beginning at once and takes its end one by one; it is the same view, broken objects included.
+func TestStartingFromALongLog(t *testing.T) {
+	w := given(t, live.Options{})
+	bad := w.put(configMap("bad", "1"))
+	_, err := w.scribe.Force(w.ctx, domain.Event{Ref: bad.Ref, Op: domain.Changed, Type: "ConfigMapChanged", Change: []byte(`{"~nowhere":{"-x":0}}`)})
+	w.check(err)
+	for i := range 3000 { // positions rise by two on average
+		w.put(configMap(fmt.Sprint("c", i%7), fmt.Sprint(i)))
+	}
+	again, err := w.scribe.Force(w.ctx, domain.Event{Ref: bad.Ref, Op: domain.Changed, Type: "ConfigMapChanged", Change: []byte(`{"~data":{"=v":"2"}}`)})
+	w.check(err)
+	w.run()
+	view := w.wait(again)
+	o, ok := view.Get(configMaps, "default", "bad")
+	if !ok {
+		t.Fatal("the broken object is gone")
+	}
+	if _, err := o.Typed(); err == nil {
+		t.Error("a delta mended the broken object")
+	}
+	if c, _ := projections.Get[*corev1.ConfigMap](view, configMaps, "default", "c3"); c == nil || c.Data["v"] != "2999" {
+		t.Errorf("c3 = %+v", c)
+	}
+	if s := w.view.Stats(w.ctx); s.Objects != 8 || s.Unreadable != 1 || s.Applied >= 3000 || s.Changes < 1000 {
+		t.Errorf("stats %+v", s)
+	}
+}
+
 func TestTheEnd(t *testing.T) {
 	w := given(t, live.Options{})
 	ctx, cancel := context.WithCancel(w.ctx)

@@ -23,6 +23,22 @@ func ViewAt(ctx context.Context, log eventstore.Log, kinds *domain.Set, position
 	return f.view(position), nil
 }
 
+// Fold returns the objects that are there at a position, and which of them the events have not led to soundly (they are in
+// objects too, and cannot be read): what a live view starts from.
+func Fold(ctx context.Context, log eventstore.Log, kinds *domain.Set, position uint64) (objects []*projections.Object, broken []domain.Ref, err error) {
+	f := newFolding(kinds)
+	if err := f.advance(ctx, log, position); err != nil {
+		return nil, nil, fmt.Errorf("replaying the log to position %d: %w", position, err)
+	}
+	for _, o := range f.objects {
+		objects = append(objects, o.object(kinds))
+		if o.err != nil {
+			broken = append(broken, o.ref)
+		}
+	}
+	return objects, broken, nil
+}
+
 // folding is the fold of a log up to a position.
 type folding struct {
 	kinds    *domain.Set
