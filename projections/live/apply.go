@@ -72,18 +72,19 @@ func (v *View) applyEvent(e domain.Event) (projections.Change, bool) {
 		return v.keepBroken(e, before, err)
 	case e.Op == "":
 		if before != nil { // a fact told in the object's stream: only what the next append expects has changed
-			v.put(renewed(before, state.Revision))
+			v.put(renewed(before, state.Revision), e.Position)
 		}
 		return projections.Change{}, false
 	case !state.Exists:
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		v.store.Delete(gr, e.Ref.Namespace, e.Ref.Name)
+		v.stands(e.Position)
 		delete(v.unreadable, nameOf(e.Ref))
 		return projections.Change{Event: e, Before: before}, before != nil
 	}
 	after := v.object(e, before, state, hint)
-	v.put(after)
+	v.put(after, e.Position)
 	if len(v.unreadable) > 0 {
 		v.mu.Lock()
 		delete(v.unreadable, nameOf(e.Ref))
@@ -158,6 +159,7 @@ func (v *View) keepBroken(e domain.Event, before *projections.Object, cause erro
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		v.store.Delete(e.Ref.GroupResource(), e.Ref.Namespace, e.Ref.Name)
+		v.stands(e.Position)
 		delete(v.unreadable, nameOf(e.Ref))
 		return projections.Change{Event: e, Before: before}, before != nil
 	}
@@ -165,11 +167,11 @@ func (v *View) keepBroken(e domain.Event, before *projections.Object, cause erro
 		// What was there before does not fit, but this is a whole object: it is the better answer.
 		o.JSON = bytes.Clone(e.Change)
 		after := memory.Decoded(v.kinds, o)
-		v.put(after)
+		v.put(after, e.Position)
 		return projections.Change{Event: e, Before: before, After: after}, true
 	}
 	after := memory.Broken(o, fmt.Errorf("reading %s: %w", e.Ref, cause))
-	v.put(after)
+	v.put(after, e.Position)
 	v.mu.Lock()
 	v.unreadable[nameOf(e.Ref)] = struct{}{}
 	v.mu.Unlock()
@@ -177,13 +179,21 @@ func (v *View) keepBroken(e domain.Event, before *projections.Object, cause erro
 }
 
 // put stores an object. It is decoded before the lock is taken, if an index needs it decoded.
-func (v *View) put(o *projections.Object) {
+func (v *View) put(o *projections.Object, position uint64) {
 	if len(o.Kind.Indexes) > 1 {
 		_, _ = o.Typed() // an error is the reader's to see
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.store.Put(o)
+	v.stands(position)
+}
+
+// stands moves the position on together with what changed, so that a snapshot taken in between never shows a change that its
+// position does not cover. v.mu is held.
+func (v *View) stands(position uint64) {
+	v.position = position
+	v.latest.Store(position)
 }
 
 // renewed is an object at a later revision of its stream.
