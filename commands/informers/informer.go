@@ -27,8 +27,8 @@ func (i *informer) GetStore() cache.Store { return i.GetIndexer() }
 
 func (i *informer) GetIndexer() cache.Indexer { return (*indexer)(i) }
 
-func (i *informer) GetController() cache.Controller { return nil }
-func (i *informer) Run(stop <-chan struct{})        { <-stop }
+func (i *informer) GetController() cache.Controller    { return nil }
+func (i *informer) Run(stop <-chan struct{})           { <-stop }
 func (i *informer) RunWithContext(ctx context.Context) { <-ctx.Done() }
 
 func (i *informer) HasSynced() bool { return true }

@@ -8,7 +8,6 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/initializer"
 	"k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle"
-	mutatingpolicy "k8s.io/apiserver/pkg/admission/plugin/policy/mutating"
 	validatingpolicy "k8s.io/apiserver/pkg/admission/plugin/policy/validating"
 	"k8s.io/apiserver/pkg/admission/plugin/resourcequota"
 	webhookinit "k8s.io/apiserver/pkg/admission/plugin/webhook/initializer"
@@ -63,7 +62,6 @@ var ordered = []string{
 	certsubject.PluginName,
 	defaultingressclass.PluginName,
 	podtopologylabels.PluginName,
-	mutatingpolicy.PluginName,
 	mutatingwebhook.PluginName,
 	validatingpolicy.PluginName,
 	validatingwebhook.PluginName,
@@ -89,7 +87,6 @@ func plugins() *admission.Plugins {
 	certsubject.Register(p)
 	defaultingressclass.Register(p)
 	podtopologylabels.Register(p)
-	mutatingpolicy.Register(p)
 	mutatingwebhook.Register(p)
 	validatingpolicy.Register(p)
 	validatingwebhook.Register(p)

@@ -60,10 +60,10 @@ func (s *Store) find(ctx context.Context, ref domain.Ref, rv string) (*projectio
 	return o, nil
 }
 
-// notOlder returns a state not older than a resourceVersion: of everything committed when that is unset, of any moment when it
-// is 0.
+// notOlder returns a state not older than a resourceVersion, and of everything committed when that is unset. Where 0 would allow any
+// state, it is the same: the live view is never far behind.
 func (s *Store) notOlder(ctx context.Context, rv string) (projections.Reader, error) {
-	if rv == "" {
+	if rv == "" || rv == "0" {
 		return s.Current(ctx)
 	}
 	n, err := s.parseVersion(rv)
@@ -79,7 +79,7 @@ func (s *Store) GetList(ctx context.Context, key string, opts storage.ListOption
 	if err != nil {
 		return err
 	}
-	prefix, err := storage.PrepareKey(s.prefix, key, opts.Recursive)
+	prefix, err := s.prepare(key, opts.Recursive)
 	if err != nil {
 		return err
 	}
@@ -100,6 +100,9 @@ func (s *Store) GetList(ctx context.Context, key string, opts storage.ListOption
 		page.after(s, from)
 	}
 	err = s.collect(ctx, source, at, opts.Predicate, items, &page)
+	if apierrors.IsResourceExpired(err) && from != "" {
+		return inconsistent(from, prefix)
+	}
 	if err != nil {
 		return err
 	}
@@ -136,7 +139,11 @@ func (s *Store) source(ctx context.Context, opts storage.ListOptions, exact uint
 		return source{position: at}, nil
 	}
 	if exact == 0 {
-		snap, err := s.notOlder(ctx, opts.ResourceVersion)
+		rv := opts.ResourceVersion
+		if continued { // the rest of a list whose moment is gone: as things are now
+			rv = ""
+		}
+		snap, err := s.notOlder(ctx, rv)
 		if err != nil {
 			return source{}, err
 		}
@@ -374,6 +381,18 @@ func pastError(position uint64, err error) error {
 	return fmt.Errorf("reading the past at position %d: %w", position, err)
 }
 
+// inconsistent tells the reader of a list in pages, whose moment is no longer kept, how to go on with the present.
+func inconsistent(from, prefix string) error {
+	err := apierrors.NewResourceExpired("The provided continue parameter is too old to display a consistent list result. You can start a new " +
+		"list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. " +
+		"Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between " +
+		"the time the first chunk was returned and now may show up in the list.")
+	if token, tokenErr := storage.EncodeContinue(from, prefix, -1); tokenErr == nil {
+		err.ErrStatus.ListMeta.Continue = token
+	}
+	return err
+}
+
 func expired(position uint64, cause error) error {
-	return apierrors.NewResourceExpired(fmt.Sprintf("The resourceVersion %d is no longer kept: %v. Start again from a new list.", position, cause))
+	return apierrors.NewResourceExpired(fmt.Sprintf("The resourceVersion for the provided list is too old: %d: %v. Start again from a new list.", position, cause))
 }

@@ -107,7 +107,7 @@ func (s *Store) object(key string) (domain.Ref, error) {
 func (s *Store) collection(key string, recursive bool) (place, error) {
 	if !recursive {
 		ref, err := s.object(key)
-		return place{namespace: ref.Namespace, name: ref.Name}, err
+		return place{namespace: ref.Namespace, name: ref.Name, nowhere: ref.Name == ""}, err
 	}
 	rest, err := s.rest(key, true)
 	if err != nil {
@@ -121,11 +121,13 @@ func (s *Store) collection(key string, recursive bool) (place, error) {
 }
 
 func (s *Store) rest(key string, recursive bool) (string, error) {
-	prepared, err := storage.PrepareKey(s.prefix, key, recursive)
-	if err != nil {
-		return "", err
-	}
-	return strings.TrimPrefix(strings.TrimPrefix(prepared, s.prefix), "/"), nil
+	prepared, err := s.prepare(key, recursive)
+	return strings.TrimPrefix(prepared, s.prefix+"/"), err
+}
+
+// prepare checks a key, and completes that of a collection.
+func (s *Store) prepare(key string, recursive bool) (string, error) {
+	return storage.PrepareKey(s.prefix+"/", key, recursive)
 }
 
 // key is the inverse of object.

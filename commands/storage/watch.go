@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/storage"
+	utilflowcontrol "k8s.io/apiserver/pkg/util/flowcontrol"
 
 	"github.com/shiplog/shiplog/projections"
 )
@@ -42,8 +43,9 @@ func (s *Store) Watch(ctx context.Context, key string, opts storage.ListOptions)
 	ctx, cancel := context.WithCancel(ctx)
 	w := &watcher{
 		store: s, at: at, pred: opts.Predicate, position: after, result: make(chan watch.Event, watchBuffer), cancel: cancel,
-		initial: opts.SendInitialEvents == nil && after == 0 || opts.SendInitialEvents != nil && *opts.SendInitialEvents,
-		marked:  opts.SendInitialEvents != nil && *opts.SendInitialEvents,
+		initial:  opts.SendInitialEvents == nil && after == 0 || opts.SendInitialEvents != nil && *opts.SendInitialEvents,
+		marked:   opts.SendInitialEvents != nil && *opts.SendInitialEvents,
+		progress: opts.ProgressNotify,
 	}
 	if ctx.Err() != nil {
 		close(w.result)
@@ -65,6 +67,7 @@ type watcher struct {
 	pred     storage.SelectionPredicate
 	initial  bool // begin with what there is
 	marked   bool // and say where that ends
+	progress bool // tell the position whenever it moves on
 	snapshot projections.Reader
 	position uint64 // up to which everything has been delivered
 	follower projections.Follower
@@ -131,6 +134,7 @@ func (w *watcher) watch(ctx context.Context) error {
 		}
 		w.snapshot = nil
 	}
+	utilflowcontrol.WatchInitialized(ctx)
 	for {
 		f, err := w.store.live.Follow(w.position, w.store.gr)
 		if err == nil {
@@ -182,6 +186,11 @@ func (w *watcher) follow(ctx context.Context, f projections.Follower) error {
 				return err
 			}
 			w.position = c.Event.Position
+		}
+		if w.progress && len(changes) == 0 && position > w.position {
+			if err := w.sendBookmark(ctx, position, false); err != nil {
+				return err
+			}
 		}
 		w.position = max(w.position, position)
 	}

@@ -233,6 +233,9 @@ func (s *Store) update(ctx context.Context, key string, ref domain.Ref, o *proje
 		return false, fmt.Errorf("reading %s: %w", o.Ref, err)
 	}
 	ref.UID = uidOf(typed).UID
+	if o.Ref.UID != "" && ref.UID != o.Ref.UID {
+		return false, storage.NewInvalidObjError(key, fmt.Sprintf("the uid tells the incarnations of a name apart and cannot change from %s to %s", o.Ref.UID, ref.UID))
+	}
 	position, err := s.append(ctx, change{
 		op: domain.Changed, ref: ref, expected: eventstore.Exact(o.Revision), from: o, before: before, after: typed, json: js, ttl: ttl,
 	}, destination)
