@@ -10,9 +10,11 @@ import (
 	"testing"
 	"time"
 
-	restclient "k8s.io/client-go/rest"
-
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	restclient "k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/shiplog/shiplog/api"
@@ -24,7 +26,7 @@ import (
 	"github.com/shiplog/shiplog/projections/live"
 )
 
-// Cluster is a control plane without controllers, scheduler and nodes.
+// Cluster is a control plane without controllers, scheduler and nodes; it has the service account default/default.
 type Cluster struct {
 	Server *api.Server
 	Log    eventstore.Log
@@ -118,6 +120,15 @@ func StartIn(t testing.TB, dir string, opts ...func(*api.Config)) *Cluster {
 	c.Admin.QPS = -1
 	c.Client, err = kubernetes.NewForConfig(c.Admin)
 	must(err)
+	// What a controller would make: pods of the default namespace need it.
+	_, err = c.Bus.Do(ctx, commands.Command{
+		Verb: commands.Create, Resource: corev1.SchemeGroupVersion.WithResource("serviceaccounts"), Namespace: "default", Name: "default",
+		Object: &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default", Namespace: "default"}},
+		Actor:  domain.Actor{User: "system:test", Groups: []string{"system:masters"}},
+	})
+	if !apierrors.IsAlreadyExists(err) {
+		must(err)
+	}
 	return c
 }
 
