@@ -21,7 +21,7 @@ func benchPod() *corev1.Pod {
 	managed := func(manager, subresource, fields string) metav1.ManagedFieldsEntry {
 		return metav1.ManagedFieldsEntry{
 			Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: "v1", Time: &now, FieldsType: "FieldsV1",
-			Subresource: subresource, FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)},
+			Subresource: subresource, FieldsV1: metav1.NewFieldsV1(fields),
 		}
 	}
 	return &corev1.Pod{

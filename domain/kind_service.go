@@ -31,9 +31,11 @@ func serviceKinds() []Kind {
 		},
 		{
 			Version: "v1", Kind: "Endpoints", Resource: "endpoints", ShortNames: []string{"ep"}, Namespaced: true,
-			New: func() runtime.Object { return &corev1.Endpoints{} }, //nolint:staticcheck // still a part of the API
+			//lint:ignore SA1019 deprecated, and still a part of the API
+			New: func() runtime.Object { return &corev1.Endpoints{} },
 			Words: []Word{
-				changed("EndpointsChanged", "The addresses behind a service changed.", func(b, a *corev1.Endpoints) bool { //nolint:staticcheck // still a part of the API
+				//lint:ignore SA1019 deprecated, and still a part of the API
+				changed("EndpointsChanged", "The addresses behind a service changed.", func(b, a *corev1.Endpoints) bool {
 					return !reflect.DeepEqual(b.Subsets, a.Subsets)
 				}),
 			},

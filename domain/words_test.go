@@ -125,7 +125,8 @@ func TestWords(t *testing.T) {
 
 		{"service", "ServiceSelectorChanged", step(nil, func(s *corev1.Service) { s.Spec.Selector = map[string]string{"a": "b"} })},
 		{"service", "ServicePortsChanged", step(nil, func(s *corev1.Service) { s.Spec.Ports = []corev1.ServicePort{{Port: 1}} })},
-		{"endpoints", "EndpointsChanged", step(nil, func(e *corev1.Endpoints) { e.Subsets = []corev1.EndpointSubset{{}} })}, //nolint:staticcheck // still a part of the API
+		//lint:ignore SA1019 deprecated, and still a part of the API
+		{"endpoints", "EndpointsChanged", step(nil, func(e *corev1.Endpoints) { e.Subsets = []corev1.EndpointSubset{{}} })},
 		{"endpointslices", "EndpointSliceChanged", step(nil, func(e *discoveryv1.EndpointSlice) { e.Endpoints = []discoveryv1.Endpoint{{}} })},
 		{"ns", "NamespaceTerminating", step(nil, func(n *corev1.Namespace) { n.DeletionTimestamp = &now; n.Status.Phase = corev1.NamespaceTerminating })},
 		{"configmap", "ConfigMapDataChanged", step(nil, func(c *corev1.ConfigMap) { c.BinaryData = map[string][]byte{"a": nil} })},
