@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/components/metrics"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shiplog/shiplog/eventstore"
 )
@@ -65,6 +67,8 @@ type Config[T any] struct {
 	RetryMin, RetryMax time.Duration
 	// OnRetry, when set, is told each error that is being retried, and nil when the store is back.
 	OnRetry func(error)
+	// Metrics, when set, gets how long batches take (watermill's handler metrics).
+	Metrics prometheus.Registerer
 	Logger  *slog.Logger
 }
 
@@ -151,6 +155,10 @@ func (r *Runner[T]) runOnce(ctx context.Context) error {
 	runCtx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	router.AddMiddleware(r.retry().Middleware)
+	if r.cfg.Metrics != nil {
+		builder := metrics.NewPrometheusMetricsBuilder(r.cfg.Metrics, "shiplog", "projections")
+		router.AddMiddleware(builder.NewRouterMiddleware().Middleware)
+	}
 	router.AddConsumerHandler(r.cfg.Projection.Name(), "$all", sub, func(msg *message.Message) error {
 		b, ok := BatchOf(msg)
 		if !ok {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shiplog/shiplog/eventstore"
 	"github.com/shiplog/shiplog/projections/engine"
@@ -142,7 +143,16 @@ func TestEveryEventOnceInOrder(t *testing.T) {
 	}
 	// Another run goes on from the checkpoint.
 	b.append(30)
-	b.run(engine.NewRunner(b.config()))
+	registry := prometheus.NewRegistry()
+	cfg := b.config()
+	cfg.Metrics = registry
+	b.run(engine.NewRunner(cfg))
+	b.append(1)
+	b.run(engine.NewRunner(cfg)) // the same metrics go on
+	families, err := registry.Gather()
+	if err != nil || len(families) == 0 || families[0].GetMetric()[0].GetHistogram().GetSampleCount() < 2 {
+		t.Errorf("metrics %v, %v", families, err)
+	}
 }
 
 func TestAStoreThatIsAwayIsWaitedFor(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/shiplog/shiplog/domain"
@@ -35,6 +36,8 @@ type Config struct {
 	Linger time.Duration
 	// MaxConns bounds the connections. Default: 6.
 	MaxConns int32
+	// Metrics, when set, gets how long batches take.
+	Metrics prometheus.Registerer
 }
 
 // State of a model.
@@ -123,8 +126,10 @@ func Open(_ context.Context, cfg Config) (*Models, error) {
 // Close gives the connections back. Run must have returned.
 func (m *Models) Close() { m.pool.Close() }
 
-// Run keeps the models up to date until the context ends, which is no error. While Postgres is away it waits for it. It returns an
-// error when somebody has to do something: ErrForeign, an event that cannot be applied (*engine.PoisonError), a log that is closed.
+// Run keeps the models up to date until the context ends, which is no error. While Postgres is away it waits for it. An event that
+// cannot be applied stops the models, not the cluster: they go on answering as of the position before it, and Status and the log
+// say so; Run then only waits for the context. It returns an error when there is nothing to keep: ErrForeign, a log that is closed
+// or cannot be read.
 func (m *Models) Run(ctx context.Context) error {
 	const minWait, maxWait = 100 * time.Millisecond, 5 * time.Second
 	wait := minWait
@@ -136,7 +141,13 @@ func (m *Models) Run(ctx context.Context) error {
 		}
 		if m.suspect = m.suspect || tampered(err); final(err) {
 			m.setState(Stopped, err)
-			return fmt.Errorf("keeping the read models: %w", err)
+			var poison *engine.PoisonError
+			if !errors.As(err, &poison) {
+				return fmt.Errorf("keeping the read models: %w", err)
+			}
+			m.log.Error("the read models have stopped at an event that cannot be applied; the cluster goes on without them", "error", err)
+			<-ctx.Done()
+			return nil
 		}
 		if m.written() != began {
 			wait = minWait
@@ -167,7 +178,7 @@ func (m *Models) session(ctx context.Context) error {
 	m.suspect = false
 	w := &writer{pool: m.pool, schema: schemaLive, views: m.views, folder: newFolder(m.cfg.Kinds, false)}
 	r := engine.NewRunner(engine.Config[pgx.Tx]{
-		Log: m.cfg.Log, Projection: w, Store: &observed{writer: w, models: m}, Logger: m.log, Linger: max(m.cfg.Linger, 0),
+		Log: m.cfg.Log, Projection: w, Store: &observed{writer: w, models: m}, Logger: m.log, Linger: max(m.cfg.Linger, 0), Metrics: m.cfg.Metrics,
 		Final: func(err error) bool { return final(err) || layoutBroken(err) },
 		OnRetry: func(err error) {
 			if err == nil {
@@ -313,7 +324,7 @@ func (m *Models) clearProgress() {
 func final(err error) bool {
 	var poison *engine.PoisonError
 	return errors.As(err, &poison) || errors.Is(err, ErrForeign) || errors.Is(err, eventstore.ErrClosed) ||
-		errors.Is(err, eventstore.ErrCorrupt) || errors.Is(err, eventstore.ErrVersion)
+		errors.Is(err, eventstore.ErrCorrupt) || errors.Is(err, eventstore.ErrVersion) || errors.Is(err, eventstore.ErrReadOnly)
 }
 
 // layoutBroken says of an error that the tables are not what they should be: somebody dropped or changed them, or the database.
