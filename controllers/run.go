@@ -131,3 +131,10 @@ func (r *run) judge(o Outcome) {
 		r.err = errors.Join(r.err, fmt.Errorf("%s %s %s/%s: %w", o.Command.Verb, o.Command.Resource.Resource, o.Command.Namespace, o.Command.Name, err))
 	}
 }
+
+// Benign says whether the error of a command only means that the view was old, that there is nothing left to do, or that the
+// namespace is going away: nothing to tell anybody.
+func Benign(err error) bool {
+	return errors.Is(err, ErrSkipped) || errors.Is(err, context.Canceled) || apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) ||
+		apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
+}

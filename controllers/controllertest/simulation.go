@@ -38,6 +38,8 @@ type Simulation struct {
 	Check func(projections.Reader) error
 	// Broken says which pods never become ready.
 	Broken func(*corev1.Pod) bool
+	// Ends says how the containers of a pod that runs will end: with corev1.PodSucceeded or PodFailed, or "" for not at all.
+	Ends func(*corev1.Pod) corev1.PodPhase
 
 	controllers []controllers.Controller
 	rng         *rand.Rand
@@ -289,7 +291,15 @@ func (s *Simulation) do(c commands.Command) (commands.Result, error) {
 func (s *Simulation) kubeletWork() []*corev1.Pod {
 	var work []*corev1.Pod
 	for p := range projections.List[*corev1.Pod](s.Cluster.Snapshot(), pods.Resource, "") {
-		if p.DeletionTimestamp != nil || p.Spec.NodeName == "" || (!pods.Ready(p) && !pods.Finished(p) && (s.Broken == nil || !s.Broken(p))) {
+		switch {
+		case p.DeletionTimestamp != nil:
+			// What a finalizer holds is not the node's to end a second time.
+			if p.DeletionGracePeriodSeconds == nil || *p.DeletionGracePeriodSeconds > 0 {
+				work = append(work, p)
+			}
+		case p.Spec.NodeName == "",
+			!pods.Ready(p) && !pods.Finished(p) && (s.Broken == nil || !s.Broken(p)),
+			pods.Ready(p) && !pods.Finished(p) && s.Ends != nil && s.Ends(p) != "":
 			work = append(work, p)
 		}
 	}
@@ -310,13 +320,41 @@ func (s *Simulation) kubelet(p *corev1.Pod) {
 		})
 	case p.Spec.NodeName == "":
 		s.note("scheduler: binds %s", p.Name)
-		next.Spec.NodeName = fmt.Sprintf("node-%d", s.rng.IntN(3))
+		if next.Spec.NodeName = pinned(p); next.Spec.NodeName == "" {
+			next.Spec.NodeName = fmt.Sprintf("node-%d", s.rng.IntN(3))
+		}
 		s.Cluster.MustDo(controllers.Update(resources.Pods, next))
+	case pods.Ready(p):
+		next.Status.Phase = s.Ends(p)
+		pods.Condition(next, corev1.PodReady).Status = corev1.ConditionFalse
+		at := metav1.NewTime(s.now)
+		exit := int32(0)
+		if next.Status.Phase == corev1.PodFailed {
+			exit = 1
+		}
+		next.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "c", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: exit, FinishedAt: at}}}}
+		s.note("node: %s has %s", p.Name, next.Status.Phase)
+		s.Cluster.MustDo(controllers.UpdateStatus(resources.Pods, next))
 	default:
 		s.note("node: %s is ready", p.Name)
 		MakeReady(next, s.now)
 		s.Cluster.MustDo(controllers.UpdateStatus(resources.Pods, next))
 	}
+}
+
+// pinned is the one node that a pod's affinity names, or "".
+func pinned(p *corev1.Pod) string {
+	if p.Spec.Affinity == nil || p.Spec.Affinity.NodeAffinity == nil || p.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+		return ""
+	}
+	for _, term := range p.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+		for _, f := range term.MatchFields {
+			if len(f.Values) == 1 {
+				return f.Values[0]
+			}
+		}
+	}
+	return ""
 }
 
 // MakeReady sets a pod's status to running and ready since a time.

@@ -1,14 +1,11 @@
 package replicas
 
 import (
-	"errors"
-	"fmt"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -43,7 +40,7 @@ func (l look) decide(owned []*corev1.Pod) (controllers.Decision, error) {
 		case l.selector.Matches(labels.Set(p.Labels)):
 			kept = append(kept, p)
 		case l.rs.DeletionTimestamp == nil && p.DeletionTimestamp == nil:
-			d.Commands = append(d.Commands, release(p, l.rs.UID))
+			d.Commands = append(d.Commands, pods.Release(p, l.rs))
 		}
 	}
 	var active []*corev1.Pod
@@ -60,7 +57,7 @@ func (l look) decide(owned []*corev1.Pod) (controllers.Decision, error) {
 		if missing > 0 || l.rs.Status.ObservedGeneration != l.rs.Generation {
 			owner := *metav1.NewControllerRef(l.rs, l.kind.Kind)
 			for _, p := range l.orphans() {
-				d.Commands = append(d.Commands, adopt(p, owner))
+				d.Commands = append(d.Commands, pods.Adopt(p, owner))
 			}
 		}
 		switch {
@@ -96,28 +93,11 @@ func (l look) orphans() []*corev1.Pod {
 	}
 	var found []*corev1.Pod
 	for p := range projections.List[*corev1.Pod](l.view, pods.Resource, l.rs.Namespace) {
-		if adoptable(p) && l.selector.Matches(labels.Set(p.Labels)) {
+		if pods.Adoptable(p) && l.selector.Matches(labels.Set(p.Labels)) {
 			found = append(found, p)
 		}
 	}
 	return found
-}
-
-func adopt(p *corev1.Pod, owner metav1.OwnerReference) commands.Command {
-	adopted := p.DeepCopy()
-	adopted.OwnerReferences = append(adopted.OwnerReferences, owner)
-	return controllers.Update(resources.Pods, adopted)
-}
-
-func release(p *corev1.Pod, owner types.UID) commands.Command {
-	released := p.DeepCopy()
-	released.OwnerReferences = nil
-	for _, ref := range p.OwnerReferences {
-		if ref.UID != owner {
-			released.OwnerReferences = append(released.OwnerReferences, ref)
-		}
-	}
-	return controllers.Update(resources.Pods, released)
 }
 
 func (l look) create(n int, kept []*corev1.Pod) controllers.Decision {
@@ -179,24 +159,7 @@ func (l look) after(failure string, kept []*corev1.Pod) func([]controllers.Outco
 	return func(outcomes []controllers.Outcome) controllers.Decision {
 		var d controllers.Decision
 		var failed error
-		for _, o := range outcomes {
-			switch {
-			case o.Err == nil && failure == "FailedCreate":
-				d.Events = append(d.Events, controllers.Event{About: about, Type: corev1.EventTypeNormal, Reason: "SuccessfulCreate", Message: "Created pod: " + o.Command.Name})
-			case o.Err == nil:
-				d.Events = append(d.Events, controllers.Event{About: about, Type: corev1.EventTypeNormal, Reason: "SuccessfulDelete", Message: "Deleted pod: " + o.Command.Name})
-			case benign(o.Err):
-			default:
-				doing := "creating"
-				if failure == "FailedDelete" {
-					doing = "deleting"
-				}
-				d.Events = append(d.Events, controllers.Event{About: about, Type: corev1.EventTypeWarning, Reason: failure, Message: fmt.Sprintf("Error %s: %v", doing, o.Err)})
-				if failed == nil {
-					failed = o.Err
-				}
-			}
-		}
+		d.Events, failed = pods.Told(about, outcomes)
 		if failed != nil {
 			condition := appsv1.ReplicaSetCondition{
 				Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, Reason: failure, Message: failed.Error(),
@@ -208,12 +171,6 @@ func (l look) after(failure string, kept []*corev1.Pod) func([]controllers.Outco
 		}
 		return d
 	}
-}
-
-// benign says whether an error only means that the view was old or that there is nothing left to do.
-func benign(err error) bool {
-	return errors.Is(err, controllers.ErrSkipped) || apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) ||
-		apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
 }
 
 // status counts the pods. It returns when a pod that is ready becomes available, if one will.

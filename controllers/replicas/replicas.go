@@ -75,20 +75,16 @@ func (c *Controller) orphan(view projections.Reader, ch projections.Change) []co
 		return nil
 	}
 	pod, ok := projections.As[*corev1.Pod](ch.After)
-	if !ok || !adoptable(pod) {
+	if !ok || !pods.Adoptable(pod) {
 		return nil
 	}
-	if before, ok := controllers.Of(ch.Before).(*corev1.Pod); ok && adoptable(before) && labels.Equals(before.Labels, pod.Labels) {
+	if before, ok := controllers.Of(ch.Before).(*corev1.Pod); ok && pods.Adoptable(before) && labels.Equals(before.Labels, pod.Labels) {
 		return nil
 	}
 	if c.adopter(view, pod) == nil {
 		return nil
 	}
 	return []controllers.Key{controllers.KeyOf(pods.Resource, pod.Namespace, pod.Name)}
-}
-
-func adoptable(p *corev1.Pod) bool {
-	return metav1.GetControllerOfNoCopy(p) == nil && pods.Active(p)
 }
 
 // adopter returns the owner that adopts an orphaned pod: of those whose selectors match the oldest.
@@ -145,12 +141,12 @@ func (c *Controller) Reconcile(view projections.Reader, key controllers.Key, now
 
 func (c *Controller) adoptOne(view projections.Reader, key controllers.Key) (controllers.Decision, error) {
 	pod, _, ok := controllers.Fetch[*corev1.Pod](view, key)
-	if !ok || !adoptable(pod) {
+	if !ok || !pods.Adoptable(pod) {
 		return controllers.Decision{}, nil
 	}
 	rs := c.adopter(view, pod)
 	if rs == nil {
 		return controllers.Decision{}, nil
 	}
-	return controllers.Decision{Commands: []commands.Command{adopt(pod, *metav1.NewControllerRef(rs, c.kind.Kind))}}, nil
+	return controllers.Decision{Commands: []commands.Command{pods.Adopt(pod, *metav1.NewControllerRef(rs, c.kind.Kind))}}, nil
 }

@@ -3,15 +3,18 @@ package standard
 
 import (
 	"github.com/shiplog/shiplog/controllers"
+	"github.com/shiplog/shiplog/controllers/daemonset"
 	"github.com/shiplog/shiplog/controllers/deployment"
 	"github.com/shiplog/shiplog/controllers/endpoints"
 	"github.com/shiplog/shiplog/controllers/garbage"
+	"github.com/shiplog/shiplog/controllers/job"
 	"github.com/shiplog/shiplog/controllers/namespaces"
 	"github.com/shiplog/shiplog/controllers/nodes"
 	"github.com/shiplog/shiplog/controllers/podgc"
 	"github.com/shiplog/shiplog/controllers/replicaset"
 	"github.com/shiplog/shiplog/controllers/replication"
 	"github.com/shiplog/shiplog/controllers/serviceaccounts"
+	"github.com/shiplog/shiplog/controllers/statefulset"
 	"github.com/shiplog/shiplog/domain"
 )
 
@@ -33,6 +36,10 @@ func Controllers(o Options) []controllers.Controller {
 		replication.New(),
 		replicaset.New(),
 		deployment.New(),
+		daemonset.New(),
+		statefulset.New(),
+		job.New(),
+		job.NewTTL(),
 		endpoints.NewEndpoints(),
 		endpoints.NewSlices(),
 		endpoints.NewMirror(),
