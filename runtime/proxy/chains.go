@@ -18,7 +18,7 @@ func (f *front) set(chain string, rules ...string) {
 		b.WriteString(rule)
 		b.WriteByte('\n')
 	}
-	f.p.chains[chainID{natTable, chain}] = b.String()
+	f.p.chains[chainID{Table: natTable, Name: chain}] = b.String()
 }
 
 // renderExternal writes the chain for traffic to external addresses and node ports.
@@ -130,7 +130,7 @@ func renderHostPorts(ports []HostPort, opts Options) map[chainID]string {
 		chain := hashed(opts.ChainPrefix, hostPortFamily, proto, hp.hostIP(), strconv.Itoa(int(hp.HostPort)), hp.Pod, to.String())
 		comment := fmt.Sprintf(` -m comment --comment "%s hostport %d"`, plain(hp.Pod), hp.HostPort)
 		mark := " -j " + opts.ChainPrefix + markChain
-		chains[chainID{natTable, chain}] = "-A " + chain + " -s " + hp.PodIP.String() + "/32" + comment + mark + "\n" +
+		chains[chainID{Table: natTable, Name: chain}] = "-A " + chain + " -s " + hp.PodIP.String() + "/32" + comment + mark + "\n" +
 			"-A " + chain + " -m addrtype --src-type LOCAL" + comment + mark + "\n" +
 			"-A " + chain + " -p " + proto + comment + " -m " + proto + " -j DNAT --to-destination " + to.String() + "\n"
 		enter := " -p " + proto + " -m " + proto + " --dport " + strconv.Itoa(int(hp.HostPort)) + comment + " -j " + chain + "\n"
@@ -141,7 +141,7 @@ func renderHostPorts(ports []HostPort, opts Options) map[chainID]string {
 		}
 	}
 	// A port on one address goes before the same port on all.
-	chains[chainID{natTable, top}] = joinSorted(specific) + joinSorted(general)
+	chains[chainID{Table: natTable, Name: top}] = joinSorted(specific) + joinSorted(general)
 	return chains
 }
 

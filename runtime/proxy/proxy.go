@@ -135,7 +135,7 @@ func (p *Proxy) fullText(ctx context.Context) ([]byte, error) {
 			return nil, err
 		}
 		for _, chain := range xtables.Chains(saved) {
-			id := chainID{table, chain}
+			id := chainID{Table: table, Name: chain}
 			if _, wanted := p.rules.chains[id]; !wanted && owns(p.opts.ChainPrefix, chain) {
 				ids = append(ids, id)
 			}
@@ -169,7 +169,8 @@ func (p *Proxy) jumps() []xtables.Jump {
 // enter leads traffic to our chains.
 func (p *Proxy) enter() error {
 	for _, jump := range slices.Backward(p.jumps()) {
-		if err := p.tables.EnsureJumpFirst(jump); err != nil {
+		// A network policy is asked first: what it forbids is not let through for being a service's.
+		if err := p.tables.EnsureJumpAfter(jump, p.opts.ChainPrefix+xtables.PolicyChain); err != nil {
 			return err
 		}
 	}
@@ -227,7 +228,7 @@ func (p *Proxy) Teardown(ctx context.Context) error {
 		var ids []chainID
 		for _, chain := range xtables.Chains(saved) {
 			if owns(p.opts.ChainPrefix, chain) {
-				ids = append(ids, chainID{table, chain})
+				ids = append(ids, chainID{Table: table, Name: chain})
 			}
 		}
 		text.Write(restoreText(ids, nil, p.atOnce))

@@ -177,7 +177,7 @@ func TestAFailedApplySaysWhy(t *testing.T) {
 	p := start(t, Options{})
 	apply(t, p, state(web, slice(web, ep("10.244.0.5"))))
 	// Given rules that iptables refuses
-	p.rules.set(chainID{natTable, "SHIPLOG-MARK-MASQ"}, "-A SHIPLOG-MARK-MASQ -j SHIPLOG-NOWHERE\n")
+	p.rules.set(chainID{Table: natTable, Name: "SHIPLOG-MARK-MASQ"}, "-A SHIPLOG-MARK-MASQ -j SHIPLOG-NOWHERE\n")
 	err := p.Apply(t.Context(), state(web))
 	if err == nil || !strings.Contains(err.Error(), "nf_tables") || !strings.Contains(err.Error(), "SHIPLOG-NOWHERE") {
 		t.Errorf("the error must name the backend and the line: %v", err)

@@ -55,7 +55,7 @@ func newRenderer(opts Options) *renderer {
 }
 
 func (r *renderer) id(table, chain string) chainID {
-	return chainID{table, r.opts.ChainPrefix + chain}
+	return chainID{Table: table, Name: r.opts.ChainPrefix + chain}
 }
 
 func (r *renderer) set(id chainID, text string) {
@@ -193,7 +193,7 @@ func (r *renderer) renderShared(dirty map[chainID]bool) {
 		var b strings.Builder
 		for _, key := range slices.Sorted(maps.Keys(rules)) {
 			b.WriteString("-A ")
-			b.WriteString(id.chain)
+			b.WriteString(id.Name)
 			b.WriteString(rules[key])
 			b.WriteByte('\n')
 		}
@@ -205,7 +205,7 @@ func (r *renderer) renderShared(dirty map[chainID]bool) {
 }
 
 func (r *renderer) fixed(id chainID) bool {
-	return slices.Contains(fixedChains, strings.TrimPrefix(id.chain, r.opts.ChainPrefix))
+	return slices.Contains(fixedChains, strings.TrimPrefix(id.Name, r.opts.ChainPrefix))
 }
 
 // renderDispatch writes the chains that lead to the shared chains: by the last byte of the destination, and by ranges of ports.
@@ -214,9 +214,9 @@ func (r *renderer) renderDispatch() {
 	var ports []string
 	bucket, nodePorts := r.opts.ChainPrefix+bucketFamily, r.opts.ChainPrefix+nodePortFamily
 	for id := range r.shared {
-		if last, ok := strings.CutPrefix(id.chain, bucket); ok {
-			buckets[id.table] = append(buckets[id.table], last)
-		} else if first, ok := strings.CutPrefix(id.chain, nodePorts); ok {
+		if last, ok := strings.CutPrefix(id.Name, bucket); ok {
+			buckets[id.Table] = append(buckets[id.Table], last)
+		} else if first, ok := strings.CutPrefix(id.Name, nodePorts); ok {
 			ports = append(ports, first)
 		}
 	}
@@ -232,7 +232,7 @@ func (r *renderer) renderDispatch() {
 			fmt.Fprintf(&b, "-A %s -m addrtype --dst-type LOCAL -j %s\n", top, r.opts.ChainPrefix+hostPortsChain)
 			fmt.Fprintf(&b, "-A %s -m addrtype --dst-type LOCAL -j %s\n", top, r.opts.ChainPrefix+nodePortsChain)
 		}
-		r.set(chainID{table, top}, b.String())
+		r.set(chainID{Table: table, Name: top}, b.String())
 	}
 	var b strings.Builder
 	slices.Sort(ports)

@@ -1,10 +1,11 @@
 package proxy
 
 import (
-	"bytes"
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/shiplog/shiplog/runtime/internal/xtables"
 )
 
 // The two tables that the proxy writes, in the order in which it writes them: a refusal has to be there before the way it
@@ -17,7 +18,7 @@ const (
 var tables = []string{filterTable, natTable}
 
 // chainID names a chain of a table.
-type chainID struct{ table, chain string }
+type chainID = xtables.Chain
 
 // Ruleset is the text of all our chains. Its rules are spelled as iptables-save spells them.
 type Ruleset struct {
@@ -28,8 +29,8 @@ type Ruleset struct {
 func (r Ruleset) Chains(table string) []string {
 	var names []string
 	for id := range r.chains {
-		if id.table == table {
-			names = append(names, id.chain)
+		if id.Table == table {
+			names = append(names, id.Name)
 		}
 	}
 	slices.Sort(names)
@@ -37,7 +38,9 @@ func (r Ruleset) Chains(table string) []string {
 }
 
 // Chain returns the rules of a chain, a line each; empty when there are none.
-func (r Ruleset) Chain(table, chain string) string { return r.chains[chainID{table, chain}] }
+func (r Ruleset) Chain(table, chain string) string {
+	return r.chains[chainID{Table: table, Name: chain}]
+}
 
 // Text is the whole input for iptables-restore --noflush: it makes our chains say exactly this.
 func (r Ruleset) Text() string {
@@ -66,64 +69,6 @@ func leavesFirst(chain string) int {
 	}
 }
 
-// restoreText is the input for iptables-restore --noflush that makes the chains listed say what the map says, and deletes the
-// ones that it does not hold. Each table is one transaction unless it changes more chains than atOnce (0: any number); then it is
-// several, in an order in which every rule leads to a chain that is there and complete.
 func restoreText(changed []chainID, chains map[chainID]string, atOnce int) []byte {
-	type ranked struct {
-		chainID
-		rank int
-		keep bool
-	}
-	list := make([]ranked, len(changed))
-	size := 0
-	for i, id := range changed {
-		_, keep := chains[id]
-		list[i] = ranked{id, leavesFirst(id.chain), keep}
-		size += len(chains[id]) + 2*len(id.chain) + 16
-	}
-	slices.SortFunc(list, func(a, b ranked) int {
-		if c := strings.Compare(a.table, b.table); c != 0 {
-			return c // filter comes before nat
-		}
-		switch {
-		case a.keep != b.keep && a.keep:
-			return -1
-		case a.keep != b.keep:
-			return 1
-		case a.rank != b.rank && a.keep:
-			return a.rank - b.rank
-		case a.rank != b.rank:
-			return b.rank - a.rank // who leads somewhere goes before where he leads
-		}
-		return strings.Compare(a.chain, b.chain)
-	})
-	var b bytes.Buffer
-	b.Grow(size + 64)
-	for len(list) > 0 {
-		n := 1
-		for n < len(list) && list[n].table == list[0].table && (atOnce == 0 || n < atOnce) {
-			n++
-		}
-		section := list[:n]
-		list = list[n:]
-		b.WriteString("*" + section[0].table + "\n")
-		for _, c := range section {
-			b.WriteString(":")
-			b.WriteString(c.chain)
-			b.WriteString(" - [0:0]\n")
-		}
-		for _, c := range section {
-			b.WriteString(chains[c.chainID])
-		}
-		for _, c := range section {
-			if !c.keep {
-				b.WriteString("-X ")
-				b.WriteString(c.chain)
-				b.WriteString("\n")
-			}
-		}
-		b.WriteString("COMMIT\n")
-	}
-	return b.Bytes()
+	return xtables.RestoreText(changed, chains, leavesFirst, atOnce)
 }

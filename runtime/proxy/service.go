@@ -229,7 +229,7 @@ func refusal(c choice) (verdict, why string) {
 
 // enterOutside leads external addresses and the node port to the port's external chain, or refuses them.
 func (f *front) enterOutside(c choice, external string, has bool) {
-	externals := chainID{filterTable, f.opts.ChainPrefix + externalsChain}
+	externals := chainID{Table: filterTable, Name: f.opts.ChainPrefix + externalsChain}
 	verdict, why := refusal(c)
 	refuse := func(addr netip.Addr) {
 		f.add(externals, addrKey(addr, f), f.match(addr.String()+"/32", f.port)+f.comment(why)+" -j "+verdict)
@@ -247,7 +247,7 @@ func (f *front) enterOutside(c choice, external string, has bool) {
 		if c.any && len(f.sourceRanges) > 0 {
 			target = f.chain(rangesFamily)
 			f.renderRanges(target, external)
-			f.add(chainID{filterTable, f.opts.ChainPrefix + firewallChain}, addrKey(addr, f),
+			f.add(chainID{Table: filterTable, Name: f.opts.ChainPrefix + firewallChain}, addrKey(addr, f),
 				f.match(addr.String()+"/32", f.port)+f.comment("traffic not accepted by "+target)+" -j DROP")
 		}
 		if c.any {
@@ -262,7 +262,7 @@ func (f *front) enterOutside(c choice, external string, has bool) {
 	}
 	key := portKey(f.nodePort, f)
 	if c.any {
-		f.add(chainID{natTable, f.nodePortBucket()}, key, f.match("", f.nodePort)+f.comment("")+" -j "+external)
+		f.add(chainID{Table: natTable, Name: f.nodePortBucket()}, key, f.match("", f.nodePort)+f.comment("")+" -j "+external)
 	}
 	if !has {
 		f.add(externals, key, f.match("", f.nodePort)+f.comment(why)+" -m addrtype --dst-type LOCAL -j "+verdict)
@@ -271,7 +271,7 @@ func (f *front) enterOutside(c choice, external string, has bool) {
 
 // enter adds the rule for one destination to the chain of its last byte.
 func (f *front) enter(table string, addr netip.Addr, what, target string) {
-	f.add(chainID{table, bucketOf(f.opts.ChainPrefix, addr)}, addrKey(addr, f),
+	f.add(chainID{Table: table, Name: bucketOf(f.opts.ChainPrefix, addr)}, addrKey(addr, f),
 		f.match(addr.String()+"/32", f.port)+f.comment(what)+" -j "+target)
 }
 

@@ -173,7 +173,7 @@ func TestAChangeRewritesWhatItConcerns(t *testing.T) {
 	r.update(s)
 	var written []string
 	for id := range r.changed {
-		written = append(written, id.chain)
+		written = append(written, id.Name)
 	}
 	slices.Sort(written)
 	if len(written) != 2 || !strings.Contains(written[0], "-SEP-") || !strings.Contains(written[1], "-SVC-") {
