@@ -35,11 +35,19 @@ import (
 	"github.com/shiplog/shiplog/runtime/network"
 )
 
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childDir); dir != "" {
+		os.Exit(childMain(dir))
+	}
+	os.Exit(m.Run())
+}
+
 // fixture is a node of the test's own, with a control plane in memory, which leaves nothing behind.
 type fixture struct {
 	t        testing.TB
 	dir      string
 	cp       *controlPlane
+	number   [2]byte
 	net      *network.Network
 	agent    *agent.Agent
 	client   *http.Client
@@ -76,16 +84,19 @@ func newFixture(t testing.TB) *fixture {
 // makeNetwork gives the node a bridge and a range of addresses that no other test has.
 func (f *fixture) makeNetwork() {
 	f.t.Helper()
-	var b [2]byte
-	_, _ = rand.Read(b[:])
-	n, err := network.New(network.Config{
-		Bridge: fmt.Sprintf("slt%x", b), PodCIDR: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 192 | b[0]&31, b[1], 0}), 24),
-		StateDir: filepath.Join(f.dir, "network"), ChainPrefix: fmt.Sprintf("SLT%X", b),
-	})
+	_, _ = rand.Read(f.number[:])
+	n, err := network.New(networkConfig(f.dir, f.number))
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	f.net = n
+}
+
+func networkConfig(dir string, b [2]byte) network.Config {
+	return network.Config{
+		Bridge: fmt.Sprintf("slt%x", b), PodCIDR: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 192 | b[0]&31, b[1], 0}), 24),
+		StateDir: filepath.Join(dir, "network"), ChainPrefix: fmt.Sprintf("SLT%X", b), Logger: slog.New(slog.DiscardHandler),
+	}
 }
 
 func (f *fixture) config() agent.Config {
@@ -117,7 +128,11 @@ func (f *fixture) open() {
 
 func (f *fixture) stop() {
 	f.t.Helper()
+	if f.cancel == nil {
+		return // it has been stopped
+	}
 	f.cancel()
+	f.cancel = nil
 	if err := <-f.ended; err != nil {
 		f.t.Errorf("the node ended: %v", err)
 	}

@@ -39,6 +39,10 @@ func (c cluster) serviceAccount(namespace, name string) (*corev1.ServiceAccount,
 	return nodefeed.Get[*corev1.ServiceAccount](c.copy, core("serviceaccounts"), namespace, name)
 }
 
+func (c cluster) node(name string) (*corev1.Node, bool) {
+	return nodefeed.Get[*corev1.Node](c.copy, core("nodes"), "", name)
+}
+
 func (c cluster) pods() []*corev1.Pod {
 	return slices.Collect(nodefeed.List[*corev1.Pod](c.copy, core("pods"), ""))
 }

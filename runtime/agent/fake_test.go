@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -218,6 +219,8 @@ func (c *controlPlane) Open(_ context.Context, _ string, after uint64) (nodefeed
 		for s.next < len(c.log) && c.log[s.next].Position <= after {
 			s.next++
 		}
+		s.first = append(slices.Clone(c.log[s.next:]), nodefeed.Item{Op: nodefeed.Synced, Position: max(c.position, after)})
+		s.next = len(c.log)
 		return s, nil
 	}
 	s.first = append(s.first, nodefeed.Item{Op: nodefeed.Reset})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -82,6 +83,10 @@ func (a *Agent) take(items []nodefeed.Item) {
 		switch ref.Resource {
 		case "pods":
 			a.takePod(ref, causes[ref])
+		case "nodes":
+			if ref.Name == a.cfg.NodeName {
+				a.touchNode()
+			}
 		case "services", "endpointslices":
 			services = true
 		case "configmaps", "secrets", "serviceaccounts", "persistentvolumeclaims":
@@ -96,7 +101,8 @@ func (a *Agent) take(items []nodefeed.Item) {
 	if len(objects) > 0 {
 		a.objectsChanged(objects)
 	}
-	if a.cluster.copy.Synced() {
+	// Only now is it known what the node is not to run: what is on disk may be older than what an earlier process has started.
+	if slices.ContainsFunc(items, func(i nodefeed.Item) bool { return i.Op == nodefeed.Synced }) {
 		a.mu.Lock()
 		first := !a.synced
 		a.synced = true
@@ -356,13 +362,24 @@ func (t tokens) Token(ctx context.Context, pod *corev1.Pod, audience string, sec
 	return volumes.Token{Value: answer.Status.Token, Issued: asked, Expires: answer.Status.ExpirationTimestamp.Time}, nil
 }
 
+// lockPatience is how long the longest wait for the data directory is.
+const lockPatience = 640 * time.Millisecond
+
 // lockDir makes sure that one process at a time is the node of a data directory.
 func lockDir(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "agent.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the node's data directory: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	// A process that was killed may live on for a moment in a child that it had just forked.
+	for wait := 10 * time.Millisecond; ; wait *= 2 {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || wait > lockPatience {
+			break
+		}
+		time.Sleep(wait)
+	}
+	if err != nil {
 		_ = f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("%w: %s: stop it, or choose another --data-dir", ErrInUse, dir)

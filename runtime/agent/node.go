@@ -250,6 +250,10 @@ func (n *node) send(ctx context.Context, m machine) error {
 	if n.known == nil {
 		return errors.New("the node is not registered")
 	}
+	// Others write to the Node too: what they wrote is what ours is compared with.
+	if newer, ok := n.a.cluster.node(n.a.cfg.NodeName); ok && newer.UID == n.known.UID && positionOf(newer) > positionOf(n.known) {
+		n.known = newer
+	}
 	now := n.a.now()
 	status := n.status(m, n.known.Status, now)
 	if !n.stale(now) && sameNode(n.known.Status, status) {

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/runtime/agent/plan"
@@ -61,7 +62,7 @@ func (p *pod) poke() {
 // update takes in what the feed says of the pod.
 func (p *pod) update(api *corev1.Pod, cause *domain.Cause) {
 	p.mu.Lock()
-	if version(api) >= version(p.api) {
+	if positionOf(api) >= positionOf(p.api) {
 		p.api = api
 		if cause != nil {
 			p.cause = cause
@@ -79,9 +80,9 @@ func (p *pod) removed() {
 	p.poke()
 }
 
-// version of an object: its position in the log.
-func version(o *corev1.Pod) uint64 {
-	n, err := strconv.ParseUint(o.ResourceVersion, 10, 64)
+// positionOf an object's last event in the log: its resourceVersion.
+func positionOf(o metav1.Object) uint64 {
+	n, err := strconv.ParseUint(o.GetResourceVersion(), 10, 64)
 	if err != nil {
 		return 0
 	}

@@ -76,7 +76,7 @@ func (p *pod) send(ctx context.Context) {
 		}
 		wait = 200 * time.Millisecond
 		p.mu.Lock()
-		if now, ok := result.Object.(*corev1.Pod); ok && now.UID == p.api.UID && version(now) > version(p.api) {
+		if now, ok := result.Object.(*corev1.Pod); ok && now.UID == p.api.UID && positionOf(now) > positionOf(p.api) {
 			p.api = now
 		}
 		finished := p.decided == decided

@@ -67,6 +67,18 @@ type Status struct {
 type container struct {
 	status Status
 	done   chan struct{} // closed when it has ended
+	// reclaimed is closed when what a container that has ended no longer needs has been given back.
+	reclaimed chan struct{}
+}
+
+func newContainer(st Status) *container {
+	return &container{status: st, done: make(chan struct{}), reclaimed: make(chan struct{})}
+}
+
+// over marks a container that had ended before this process knew it.
+func (c *container) over() {
+	close(c.done)
+	close(c.reclaimed)
 }
 
 // ContainerConfig says what container to run.
@@ -106,7 +118,7 @@ func (r *Runtime) Start(ctx context.Context, c ContainerConfig) (Status, error) 
 		defer cancel()
 		return st, errors.Join(fmt.Errorf("starting container %s of pod %s/%s: %w", st.Name, st.PodNamespace, st.PodName, err), r.drop(cleanup, st))
 	}
-	held := &container{status: st, done: make(chan struct{})}
+	held := newContainer(st)
 	r.mu.Lock()
 	r.containers[st.ID] = held
 	r.mu.Unlock()
@@ -235,6 +247,7 @@ func (r *Runtime) watch(c *container) {
 			return // the agent goes, the container stays
 		}
 		r.finish(c, r.ended(st, code, at, known))
+		r.reclaim(c)
 	})
 }
 
@@ -306,6 +319,22 @@ func (r *Runtime) finish(c *container, st Status) {
 	r.mu.Unlock()
 	close(c.done)
 	r.cfg.OnExit(st)
+}
+
+// reclaim gives back what a container that has ended holds: its control groups, its file system, the OCI runtime's state. What
+// tells how it ended stays until it is removed.
+func (r *Runtime) reclaim(c *container) {
+	defer close(c.reclaimed)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	st := c.status
+	err := errors.Join(r.deleteOCI(ctx, st.ID), r.cgroups.remove(ctx, st.Cgroup), unmount(filepath.Join(r.bundle(st.ID), "rootfs")))
+	for _, d := range []string{"upper", "work"} {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(r.bundle(st.ID), d)))
+	}
+	if err != nil {
+		r.log.Warn("giving back what an ended container held", "container", st.ID, "error", err)
+	}
 }
 
 // Get returns what is known of a container.
@@ -442,6 +471,16 @@ func (r *Runtime) Remove(ctx context.Context, id string) error {
 	if st.State == Running {
 		if _, err := r.Stop(ctx, id, "", 0); err != nil {
 			return fmt.Errorf("removing container %s: %w", st.Name, err)
+		}
+	}
+	r.mu.Lock()
+	held := r.containers[id]
+	r.mu.Unlock()
+	if held != nil {
+		select {
+		case <-held.reclaimed:
+		case <-ctx.Done():
+			return fmt.Errorf("removing container %s: %w", st.Name, ctx.Err())
 		}
 	}
 	if err := r.drop(ctx, st); err != nil {

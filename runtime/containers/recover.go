@@ -106,10 +106,10 @@ func (r *Runtime) recoverContainer(ctx context.Context, id string) error {
 	if st.State == Created && st.BootID == r.boot {
 		st = r.adopt(st)
 	}
-	c := &container{status: st, done: make(chan struct{})}
+	c := newContainer(st)
 	switch {
 	case st.State == Exited:
-		close(c.done)
+		c.over()
 	case st.State == Created:
 		// The agent died while it made this one; nobody has seen it run. It is made again.
 		return r.drop(ctx, st)
@@ -119,7 +119,7 @@ func (r *Runtime) recoverContainer(ctx context.Context, id string) error {
 		if code, at, ok := r.exits.read(id); ok {
 			c.status = r.ended(st, code, at, true)
 		}
-		close(c.done)
+		c.over()
 		if err := writeJSON(filepath.Join(bundle, "status.json"), &c.status); err != nil {
 			return err
 		}
@@ -129,7 +129,7 @@ func (r *Runtime) recoverContainer(ctx context.Context, id string) error {
 	default:
 		if code, at, ok := r.exits.read(id); ok {
 			c.status = r.ended(st, code, at, true)
-			close(c.done)
+			c.over()
 			if err := writeJSON(filepath.Join(bundle, "status.json"), &c.status); err != nil {
 				return err
 			}
