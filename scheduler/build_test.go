@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -201,6 +202,8 @@ func given(objects ...any) *State {
 			s.SetService(o)
 		case *corev1.Namespace:
 			s.SetNamespace(o)
+		case *policyv1.PodDisruptionBudget:
+			s.SetBudget(o)
 		default:
 			panic(fmt.Sprintf("no place for a %T", o))
 		}

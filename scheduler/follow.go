@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -27,6 +28,8 @@ func (x *session) take(d delivery) error {
 			err = x.serviceChanged(c)
 		case namespacesResource:
 			err = x.namespaceChanged(c)
+		case budgetsResource:
+			err = x.budgetChanged(c)
 		}
 		if err != nil {
 			// An object that cannot be read must not stop the others from being scheduled.
@@ -101,6 +104,7 @@ func (x *session) roomMade(c *projections.Change) {
 
 func (x *session) dequeue(key types.NamespacedName) {
 	if e := x.queue.get(key); e != nil {
+		x.nominate(e, "")
 		x.queue.remove(key, e)
 	}
 }
@@ -113,6 +117,10 @@ func (x *session) enqueue(key types.NamespacedName, pod *corev1.Pod, c *projecti
 		return
 	}
 	changed := e.pending.class != p.class || priorityOf(e.pending.Pod()) != priorityOf(pod)
+	if node := e.pending.nominated; node != "" {
+		x.state.Nominate(p, node) // as the pod is now
+		p = p.For(node)
+	}
 	e.pending = p
 	if changed && (e.state == waiting || e.state == resting) {
 		e.cause = causeOf(c)
@@ -180,5 +188,18 @@ func (x *session) namespaceChanged(c *projections.Change) error {
 	}
 	x.state.SetNamespace(ns)
 	x.queue.wakeFor(x.cfg.Now(), causeOf(c), InterPodAffinity)
+	return nil
+}
+
+func (x *session) budgetChanged(c *projections.Change) error {
+	if c.After == nil {
+		x.state.RemoveBudget(c.Event.Ref.Namespace, c.Event.Ref.Name)
+		return nil
+	}
+	b, err := typed[*policyv1.PodDisruptionBudget](c.After)
+	if err != nil {
+		return err
+	}
+	x.state.SetBudget(b)
 	return nil
 }

@@ -27,7 +27,7 @@ func (x *session) sayUnschedulable(ctx context.Context, e *entry) {
 	if e.saying {
 		return
 	}
-	updated := withCondition(pod, message, now)
+	updated := withCondition(pod, message, e.pending.nominated, now)
 	if updated == nil {
 		return
 	}
@@ -52,8 +52,9 @@ func (x *session) sayUnschedulable(ctx context.Context, e *entry) {
 	})
 }
 
-// withCondition returns the pod with the condition PodScheduled=False and the message, or nil when it says so already.
-func withCondition(pod *corev1.Pod, message string, now time.Time) *corev1.Pod {
+// withCondition returns the pod with the condition PodScheduled=False, the message and the nominated node, or nil when it says so
+// already.
+func withCondition(pod *corev1.Pod, message, nominated string, now time.Time) *corev1.Pod {
 	cond := corev1.PodCondition{
 		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: message,
 		ObservedGeneration: pod.Generation, LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
@@ -67,12 +68,13 @@ func withCondition(pod *corev1.Pod, message string, now time.Time) *corev1.Pod {
 		at = i
 		if old.Status == cond.Status {
 			cond.LastTransitionTime = old.LastTransitionTime
-			if old.Reason == cond.Reason && old.Message == message {
+			if old.Reason == cond.Reason && old.Message == message && pod.Status.NominatedNodeName == nominated {
 				return nil
 			}
 		}
 	}
 	updated := pod.DeepCopy()
+	updated.Status.NominatedNodeName = nominated
 	if at < 0 {
 		updated.Status.Conditions = append(updated.Status.Conditions, cond)
 	} else {
@@ -90,10 +92,14 @@ var eventsVersioned = corev1.SchemeGroupVersion.WithResource("events")
 
 // event writes a core Event about a pod. The name is made of what it says, so that saying it again raises its count.
 func (x *session) event(ctx context.Context, e *entry, kind, reason, message string) {
+	x.eventAbout(ctx, e.pending.Pod(), e, kind, reason, message)
+}
+
+// eventAbout writes a core Event about a pod that follows from a decision about an entry.
+func (x *session) eventAbout(ctx context.Context, pod *corev1.Pod, e *entry, kind, reason, message string) {
 	if x.notes.Waiting() >= maxNotes {
 		return
 	}
-	pod := e.pending.Pod()
 	now := metav1.NewTime(x.cfg.Now().Truncate(time.Second))
 	ev := &corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: eventName(pod, reason, message)},

@@ -110,11 +110,13 @@ func hostPortsOf(pod *corev1.Pod) []hostPort {
 	return ports
 }
 
-// same tells whether two descriptions of a pod weigh the same on a node, so that a mere status change costs nothing.
+// same tells whether two descriptions of a pod weigh the same on a node, so that a mere status change costs nothing. The terms about
+// other pods cannot be changed in a pod's life.
 func (p *podInfo) same(q *podInfo) bool {
 	return p.pod.UID == q.pod.UID && p.owner == q.owner && p.terminating == q.terminating &&
 		p.requests.equal(&q.requests) && p.scoredCPU == q.scoredCPU && p.scoredMemory == q.scoredMemory &&
-		slices.Equal(p.ports, q.ports) && maps.Equal(p.pod.Labels, q.pod.Labels)
+		slices.Equal(p.ports, q.ports) && maps.Equal(p.pod.Labels, q.pod.Labels) && priorityOf(p.pod) == priorityOf(q.pod) &&
+		(p.affinity == nil) == (q.affinity == nil)
 }
 
 // Pending is a pod that waits for a node.
@@ -122,6 +124,8 @@ type Pending struct {
 	info *podInfo
 	// class is the same for pods that every node treats alike: they share the work of filtering and scoring.
 	class string
+	// nominated is the node that pods were asked to leave for this one; "" for none.
+	nominated string
 }
 
 // NewPending describes a pod that waits for a node. The pod must not change afterwards.
@@ -132,6 +136,12 @@ func NewPending(pod *corev1.Pod) Pending {
 
 // Pod returns the pod.
 func (p Pending) Pod() *corev1.Pod { return p.info.pod }
+
+// For returns the pod as one for which room is being made on a node.
+func (p Pending) For(node string) Pending {
+	p.nominated = node
+	return p
+}
 
 // Wants tells whether a pod is for this scheduler to place: not bound, not on its way out, not gated, not finished, and asking
 // for the scheduler of this name.

@@ -150,7 +150,8 @@ func (q *queue) wakeFor(now time.Time, cause *domain.Cause, filters ...Filter) {
 			e.cause = cause
 		}
 		delete(q.waiting, e)
-		if e.notBefore.After(now) {
+		// Room that is made for a pod must not stay empty while the pod rests.
+		if e.notBefore.After(now) && e.pending.nominated == "" {
 			q.rest(e)
 		} else {
 			q.makeReady(e)

@@ -34,6 +34,9 @@ type Reasons struct {
 	Refused []Refusal `json:"refused,omitempty"`
 	// Scores of the best nodes, the winner's first.
 	Scores []NodeScore `json:"scores,omitempty"`
+	// Nominated is the node on which room is made for the pod, and Victims are the pods ("namespace/name") that go for it.
+	Nominated string   `json:"nominated,omitempty"`
+	Victims   []string `json:"victims,omitempty"`
 }
 
 // Refusal says how many nodes a filter refused for one reason, and names some.

@@ -15,6 +15,8 @@ type Options struct {
 	Name string
 	// NamedNodes bounds how many nodes a refusal names (default 3), TopScores how many nodes' scores are kept (default 3).
 	NamedNodes, TopScores int
+	// NoPreemption: no pod has to go for one of higher priority.
+	NoPreemption bool
 }
 
 // DefaultName is the name of the scheduler that pods ask for when they ask for none.
@@ -38,6 +40,10 @@ type Placement struct {
 	Pending Pending
 	Node    string // "" when no node takes the pod
 	Reasons Reasons
+	// Nominated is the node from which the victims have to go to make room for the pod; "" when none was chosen. A pod that was
+	// nominated before and for which room is still being made keeps its nomination and has no new victims.
+	Nominated string
+	Victims   []Victim
 }
 
 // Schedule decides for each pod on which node it runs, in the order of priority, then age. Each decision counts on those before
@@ -68,6 +74,9 @@ type round struct {
 	owners     map[types.UID]*group
 	services   map[types.NamespacedName]*group
 	watchers   []watcher
+
+	evicted, settled map[types.NamespacedName]bool // victims, and nominated pods that were decided on, of this round
+	withNominated    bool                          // room is held on some node
 
 	withAffinity bool // a pod that is there has terms about other pods
 	withImages   bool // a node tells which images it has
@@ -106,6 +115,8 @@ func newRound(snapshot Snapshot, opts Options, pods int) *round {
 		topologies: map[string]*topology{},
 		owners:     map[types.UID]*group{},
 		services:   map[types.NamespacedName]*group{},
+		evicted:    map[types.NamespacedName]bool{},
+		settled:    map[types.NamespacedName]bool{},
 		candidates: make([]candidate, 0, len(snapshot.nodes)),
 	}
 	for i, n := range snapshot.nodes {
@@ -113,6 +124,7 @@ func newRound(snapshot Snapshot, opts Options, pods int) *round {
 		r.version[i] = 1
 		r.withAffinity = r.withAffinity || n.withAffinity > 0
 		r.withImages = r.withImages || len(n.images) > 0
+		r.withNominated = r.withNominated || len(n.nominated) > 0
 	}
 	return r
 }
@@ -124,18 +136,20 @@ func (r *round) decide(p Pending) Placement {
 		r.classes[p.class] = c
 	}
 	if c.hopeless != nil {
-		return Placement{Pending: p, Reasons: *c.hopeless}
+		return r.refuse(c, p, *c.hopeless)
 	}
-	refused := r.filter(c)
+	refused := r.filter(c, p)
 	reasons := Reasons{Scheduler: r.opts.Name, Position: r.snapshot.Position, Nodes: len(r.nodes), Feasible: len(r.candidates)}
 	if len(r.candidates) == 0 {
 		reasons.Message = refused.message(len(r.nodes))
 		reasons.Refused = refused.list
-		// Within a round nodes only fill up; only terms about other pods can turn in a pod's favour.
-		if len(c.hard) == 0 && c.neighbours == nil {
-			c.hopeless = &reasons
+		// Within a round nodes only fill up; only terms about other pods can turn in a pod's favour, and who
+		// room is held for differs from pod to pod.
+		if len(c.hard) == 0 && c.neighbours == nil && !r.withNominated {
+			kept := reasons
+			c.hopeless = &kept
 		}
-		return Placement{Pending: p, Reasons: reasons}
+		return r.refuse(c, p, reasons)
 	}
 	best := r.score(c, p)
 	reasons.Node = r.nodes[best.node].name
@@ -148,8 +162,34 @@ func (r *round) decide(p Pending) Placement {
 	return Placement{Pending: p, Node: reasons.Node, Reasons: reasons}
 }
 
+// refuse decides about a pod that no node takes as things are: others may have to go for it.
+func (r *round) refuse(c *class, p Pending, reasons Reasons) Placement {
+	out := Placement{Pending: p, Reasons: reasons}
+	if r.opts.NoPreemption {
+		return out
+	}
+	if p.nominated != "" && r.makingRoom(p) {
+		out.Nominated, out.Reasons.Nominated = p.nominated, p.nominated
+		return out
+	}
+	s := r.preempt(c, p)
+	if s == nil {
+		return out
+	}
+	out.Nominated = r.nodes[s.node].name
+	out.Reasons.Nominated = out.Nominated
+	for _, v := range s.victims {
+		if !v.terminating { // one that is on its way out need not be asked
+			out.Victims = append(out.Victims, Victim{v})
+		}
+		out.Reasons.Victims = append(out.Reasons.Victims, podKey(v.pod).String())
+	}
+	r.promise(p, s)
+	return out
+}
+
 // filter leaves in r.candidates the nodes that no rule refuses, and returns why the others were refused.
-func (r *round) filter(c *class) refusals {
+func (r *round) filter(c *class, p Pending) refusals {
 	refused := c.refused
 	copied := false
 	refuse := func(f Filter, reason string, node int) {
@@ -175,6 +215,13 @@ func (r *round) filter(c *class) refusals {
 		if !c.room[k].fits {
 			misfits(c.info, &r.used[i], r.nodes[i], func(reason string) { refuse(NodeResourcesFit, reason, i) })
 			continue
+		}
+		if r.withNominated && len(r.nodes[i].nominated) > 0 {
+			held := r.promised(r.used[i], r.nodes[i], p)
+			if !fits(c.info, &held, r.nodes[i]) {
+				misfits(c.info, &held, r.nodes[i], func(reason string) { refuse(NodeResourcesFit, reason, i) })
+				continue
+			}
 		}
 		if len(c.hard) > 0 {
 			if reason := refusesAny(c.hard, i); reason != "" {
@@ -299,6 +346,9 @@ func (r *round) place(p *podInfo, node int) {
 		r.ports[node] = append(r.ports[node], p.ports...)
 	}
 	r.placed = append(r.placed, placedPod{p, node})
+	if r.withNominated {
+		r.settled[podKey(p.pod)] = true
+	}
 	r.withAffinity = r.withAffinity || p.affinity != nil
 	if g, ok := r.owners[p.owner]; ok && p.owner != "" {
 		g.count(node, 1)

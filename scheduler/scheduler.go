@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -67,6 +68,7 @@ var (
 	nodesResource      = domain.Resource{Resource: "nodes"}
 	servicesResource   = domain.Resource{Resource: "services"}
 	namespacesResource = domain.Resource{Resource: "namespaces"}
+	budgetsResource    = domain.Resource{Group: "policy", Resource: "poddisruptionbudgets"}
 	eventsResource     = domain.Resource{Resource: "events"}
 )
 
@@ -148,7 +150,7 @@ const maxNotes = 10_000
 func (x *session) run(ctx context.Context) error {
 	view := x.live.Snapshot()
 	x.load(view)
-	follower, err := x.live.Follow(x.position, podsResource, nodesResource, servicesResource, namespacesResource)
+	follower, err := x.live.Follow(x.position, podsResource, nodesResource, servicesResource, namespacesResource, budgetsResource)
 	if err != nil {
 		return fmt.Errorf("following from position %d: %w", x.position, err)
 	}
@@ -224,6 +226,9 @@ func (x *session) load(view projections.Reader) {
 	for s := range projections.List[*corev1.Service](view, servicesResource, "") {
 		x.state.SetService(s)
 	}
+	for b := range projections.List[*policyv1.PodDisruptionBudget](view, budgetsResource, "") {
+		x.state.SetBudget(b)
+	}
 	for o := range view.List(podsResource, "") {
 		pod, ok := projections.As[*corev1.Pod](o)
 		if !ok {
@@ -231,7 +236,9 @@ func (x *session) load(view projections.Reader) {
 		}
 		x.state.SetPod(pod)
 		if Wants(pod, x.cfg.Name) {
-			x.queue.add(&entry{pending: NewPending(pod), cause: &domain.Cause{Position: o.Position}})
+			e := &entry{pending: NewPending(pod), cause: &domain.Cause{Position: o.Position}}
+			x.nominate(e, pod.Status.NominatedNodeName)
+			x.queue.add(e)
 		}
 	}
 	x.position = view.Position()
@@ -254,7 +261,9 @@ func (x *session) schedule(ctx context.Context) {
 		e := byKey[podKey(p.Pending.Pod())]
 		if p.Node == "" {
 			x.queue.wait(e, now, p.Reasons)
+			x.nominate(e, p.Nominated)
 			x.sayUnschedulable(ctx, e)
+			x.preempt(ctx, e, p)
 			continue
 		}
 		x.assume(ctx, e, p)
@@ -265,6 +274,7 @@ func (x *session) schedule(ctx context.Context) {
 func (x *session) assume(ctx context.Context, e *entry, p Placement) {
 	pod := p.Pending.Pod()
 	key := podKey(pod)
+	x.nominate(e, "")
 	x.state.Assume(p.Pending, p.Node)
 	x.assumed[key] = pod.UID
 	e.state = binding

@@ -366,3 +366,53 @@ func TestManyPodsUnderRefusals(t *testing.T) {
 		}
 	})
 }
+
+func TestPreemptionFromEndToEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		victim := testPod("victim", "2")
+		victim.Spec.NodeName = "n1"
+		c := clustertest.New(testNode("n1", "2"), victim)
+		var left atomic.Int32
+		left.Store(1)
+		c.Refuse(func(cmd commands.Command) error { // the first try to delete fails
+			if cmd.Verb == commands.Delete && cmd.Actor.User == "system:kube-scheduler" && left.Add(-1) >= 0 {
+				return apierrors.NewServiceUnavailable("the log is away")
+			}
+			return nil
+		})
+		start(t, c, scheduler.Config{})
+		synctest.Wait()
+		important, nobody := testPod("important", "2"), testPod("nobody", "1")
+		high := int32(1000)
+		important.Spec.Priority = &high
+		create(t, c, important)
+		create(t, c, nobody)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		get := func(name string) *corev1.Pod {
+			p, _ := projections.Get[*corev1.Pod](c.Snapshot(), podsResource, "default", name)
+			return p
+		}
+		v := get("victim")
+		if v == nil || v.DeletionTimestamp == nil || v.Status.Conditions[0].Type != corev1.DisruptionTarget || v.Status.Conditions[0].Reason != corev1.PodReasonPreemptionByScheduler {
+			t.Fatalf("the victim: %+v", v)
+		}
+		if event(c.Snapshot(), "Preempted", "Preempted by pod "+string(get("important").UID)+" on node n1") == nil {
+			t.Error("no Event tells of the preemption")
+		}
+		if p := get("important"); p.Spec.NodeName != "" || p.Status.NominatedNodeName != "n1" || !unschedulable("important")(c.Snapshot()) {
+			t.Errorf("the pod for which room is made: %+v", p)
+		}
+		for _, cmd := range c.Done() {
+			if cmd.Verb == commands.Delete && (cmd.Correlation != "request-of-important" || cmd.Cause == nil || !strings.Contains(string(cmd.Evidence), "default/victim")) {
+				t.Errorf("the deletion does not say what it follows from: %+v", cmd)
+			}
+		}
+		// The node lets the victim go; nobody else gets in between.
+		c.Remove(podsResource, "default", "victim")
+		synctest.Wait()
+		if nodeOf(c.Snapshot(), "important") != "n1" || nodeOf(c.Snapshot(), "nobody") != "" {
+			t.Errorf("important on %q, nobody on %q", nodeOf(c.Snapshot(), "important"), nodeOf(c.Snapshot(), "nobody"))
+		}
+	})
+}

@@ -6,7 +6,9 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -31,6 +33,7 @@ type nodeInfo struct {
 	ports        []hostPort
 	owners       []ownerCount // sorted by owner
 	withAffinity int          // pods that have terms about other pods
+	nominated    []*podInfo   // pods for which room is held here
 }
 
 // ownerCount is how many pods of one controller run on a node, those being deleted left out.
@@ -85,9 +88,12 @@ type State struct {
 	nodes      map[string]*nodeInfo
 	order      []string // names of the nodes that are there, sorted
 	pods       map[types.NamespacedName]boundPod
-	services   map[string][]serviceSelector // by namespace; the slices and the map are replaced, never changed, once shared
-	namespaces map[string]labels.Set
-	shared     bool // services and namespaces are in a snapshot
+	// By namespace; the slices and the maps are replaced, never changed, once shared.
+	services    map[string][]serviceSelector
+	budgets     map[string][]budget
+	namespaces  map[string]labels.Set
+	shared      bool                            // services, budgets and namespaces are in a snapshot
+	nominations map[types.NamespacedName]string // nodes
 }
 
 type boundPod struct {
@@ -107,7 +113,8 @@ func NewState() *State {
 		nodes:      map[string]*nodeInfo{},
 		pods:       map[types.NamespacedName]boundPod{},
 		services:   map[string][]serviceSelector{},
-		namespaces: map[string]labels.Set{},
+		budgets:    map[string][]budget{},
+		namespaces: map[string]labels.Set{}, nominations: map[types.NamespacedName]string{},
 	}
 }
 
@@ -125,6 +132,7 @@ func (s *State) own(name string) *nodeInfo {
 		c.pods = slices.Clone(n.pods)
 		c.ports = slices.Clone(n.ports)
 		c.owners = slices.Clone(n.owners)
+		c.nominated = slices.Clone(n.nominated)
 		n = &c
 		s.nodes[name] = n
 	}
@@ -167,7 +175,7 @@ func (s *State) RemoveNode(name string) {
 }
 
 func (s *State) dropIfEmpty(n *nodeInfo) {
-	if n.node == nil && len(n.pods) == 0 {
+	if n.node == nil && len(n.pods) == 0 && len(n.nominated) == 0 {
 		delete(s.nodes, n.name)
 	}
 }
@@ -235,6 +243,27 @@ func (s *State) RemoveService(namespace, name string) {
 	s.services[namespace] = list
 }
 
+// SetBudget takes in a disruption budget: pods that it protects are the last to be preempted.
+func (s *State) SetBudget(b *policyv1.PodDisruptionBudget) {
+	s.RemoveBudget(b.Namespace, b.Name)
+	selector, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
+	if err != nil || selector.Empty() {
+		return // it protects nobody
+	}
+	s.budgets[b.Namespace] = append(slices.Clone(s.budgets[b.Namespace]), budget{b.Name, selector, b.Status.DisruptionsAllowed})
+}
+
+// RemoveBudget forgets a disruption budget.
+func (s *State) RemoveBudget(namespace, name string) {
+	s.unshare()
+	list := slices.DeleteFunc(slices.Clone(s.budgets[namespace]), func(e budget) bool { return e.name == name })
+	if len(list) == 0 {
+		delete(s.budgets, namespace)
+		return
+	}
+	s.budgets[namespace] = list
+}
+
 // SetNamespace takes in a namespace's labels, which pod affinity can select by.
 func (s *State) SetNamespace(ns *corev1.Namespace) {
 	s.unshare()
@@ -249,7 +278,8 @@ func (s *State) RemoveNamespace(name string) {
 
 func (s *State) unshare() {
 	if s.shared {
-		s.services, s.namespaces, s.shared = maps.Clone(s.services), maps.Clone(s.namespaces), false
+		s.services, s.budgets, s.namespaces = maps.Clone(s.services), maps.Clone(s.budgets), maps.Clone(s.namespaces)
+		s.shared = false
 	}
 }
 
@@ -258,6 +288,7 @@ type Snapshot struct {
 	Position   uint64
 	nodes      []*nodeInfo // sorted by name
 	services   map[string][]serviceSelector
+	budgets    map[string][]budget
 	namespaces map[string]labels.Set
 }
 
@@ -269,7 +300,7 @@ func (s *State) Snapshot(position uint64) Snapshot {
 	for i, name := range s.order {
 		nodes[i] = s.nodes[name]
 	}
-	return Snapshot{Position: position, nodes: nodes, services: s.services, namespaces: s.namespaces}
+	return Snapshot{Position: position, nodes: nodes, services: s.services, budgets: s.budgets, namespaces: s.namespaces}
 }
 
 // Len is the number of nodes.

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
 
 	"github.com/shiplog/shiplog/commands"
 	"github.com/shiplog/shiplog/domain"
@@ -46,6 +47,8 @@ func (c *Cluster) Do(ctx context.Context, cmd commands.Command) (commands.Result
 		r, err = c.create(k, cmd)
 	case cmd.Verb == commands.Update:
 		r, err = c.update(k, cmd)
+	case cmd.Verb == commands.Patch && cmd.PatchType == types.StrategicMergePatchType:
+		r, err = c.patch(k, cmd)
 	case cmd.Verb == commands.Delete:
 		r, err = c.remove(k, cmd)
 	default:
@@ -168,6 +171,30 @@ func (c *Cluster) update(k *domain.Kind, cmd commands.Command) (commands.Result,
 		return commands.Result{Object: obj, Position: c.position}, nil
 	}
 	return result(c.write(k, obj, domain.Changed, cmd)), nil
+}
+
+func (c *Cluster) patch(k *domain.Kind, cmd commands.Command) (commands.Result, error) {
+	old, typed, m, err := c.current(k, cmd)
+	if err != nil {
+		return commands.Result{}, err
+	}
+	data, err := strategicpatch.StrategicMergePatch(old.JSON, cmd.Patch, k.New())
+	if err != nil {
+		return commands.Result{}, apierrors.NewBadRequest(err.Error())
+	}
+	patched, err := domain.Decode(k, data, 0)
+	if err != nil {
+		return commands.Result{}, apierrors.NewBadRequest(err.Error())
+	}
+	n, err := meta.Accessor(patched)
+	if err != nil {
+		return commands.Result{}, err
+	}
+	if n.GetUID() != m.GetUID() {
+		return commands.Result{}, conflict(k, cmd.Name, "the uid is another one than that of %T", typed)
+	}
+	cmd.Object = patched
+	return c.update(k, cmd)
 }
 
 func grace(m metav1.Object) int64 {
