@@ -170,6 +170,9 @@ func (n *Network) connect(link, bridge netlink.Link) error {
 	if err := netlink.LinkSetHairpin(link, true); err != nil {
 		return fmt.Errorf("setting hairpin mode of device %s: %w", name, err)
 	}
+	if err := disableIPv6(name); err != nil {
+		return err
+	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("bringing device %s up: %w", name, err)
 	}
@@ -203,6 +206,9 @@ func (n *Network) configurePod(addr netip.Addr) error {
 	}
 	// The gateway is the only way out: nobody may tell the pod another.
 	if err := writeSysctl("net/ipv4/conf/"+podDevice+"/accept_redirects", "0"); err != nil {
+		return err
+	}
+	if err := disableIPv6(podDevice); err != nil {
 		return err
 	}
 	// Announce the address when the device comes up, so that no neighbour keeps an old one in its cache.

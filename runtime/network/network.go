@@ -26,7 +26,7 @@ type Config struct {
 	ClusterCIDR netip.Prefix  // all nodes' pods: traffic to it is not masqueraded (PodCIDR)
 	ServiceCIDR netip.Prefix  // routed to the bridge, so that services answer also on a machine without a default route (no route)
 	StateDir    string        // where the addresses are remembered; created when missing
-	MTU         int           // of the bridge and the pods' devices, in bytes (1500)
+	MTU         int           // of the bridge and the pods' devices, in bytes (that of the default route's device, else 1500)
 	ChainPrefix string        // what our iptables chains' names begin with ("SHIPLOG"), so that several nodes can share a machine
 	IPTables    string        // the iptables program ("iptables")
 	LockWait    time.Duration // how long a command waits for the xtables lock (5 s)
@@ -59,7 +59,7 @@ func New(cfg Config) (*Network, error) {
 		return nil, fmt.Errorf("bridge name %q: a device name has at most 15 bytes and neither slash nor space", cfg.Bridge)
 	}
 	if cfg.MTU == 0 {
-		cfg.MTU = 1500
+		cfg.MTU = uplinkMTU()
 	}
 	if cfg.ChainPrefix == "" {
 		cfg.ChainPrefix = "SHIPLOG"
@@ -125,7 +125,7 @@ func (n *Network) Setup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := n.ensureKernelSettings(bridge); err != nil {
+	if err := n.ensureKernelSettings(); err != nil {
 		return err
 	}
 	if err := n.ensureServiceRoute(bridge); err != nil {
@@ -184,6 +184,13 @@ func (n *Network) ensureBridge() (netlink.Link, error) {
 		if _, ok := link.(*netlink.Bridge); !ok {
 			return nil, fmt.Errorf("device %s exists and is a %s, not a bridge: remove it or choose another bridge name", n.cfg.Bridge, link.Type())
 		}
+		ours, err := n.isOurs(link)
+		if err != nil {
+			return nil, err
+		}
+		if !ours {
+			return nil, fmt.Errorf("bridge %s exists and is somebody else's: choose another bridge name", n.cfg.Bridge)
+		}
 	} else {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = n.cfg.Bridge
@@ -196,6 +203,9 @@ func (n *Network) ensureBridge() (netlink.Link, error) {
 		if link, err = linkByName(n.cfg.Bridge); err != nil || link == nil {
 			return nil, fmt.Errorf("finding bridge %s after creating it: %w", n.cfg.Bridge, err)
 		}
+	}
+	if err := n.labelBridge(link); err != nil {
+		return nil, err
 	}
 	if link.Attrs().MTU != n.cfg.MTU {
 		if err := netlink.LinkSetMTU(link, n.cfg.MTU); err != nil {
@@ -224,6 +234,38 @@ func (n *Network) ensureBridge() (netlink.Link, error) {
 		return nil, fmt.Errorf("bringing bridge %s up: %w", n.cfg.Bridge, err)
 	}
 	return link, nil
+}
+
+// isOurs says whether a bridge is one that we made: it says so itself, or it is as empty as one whose maker was killed at once.
+func (n *Network) isOurs(link netlink.Link) (bool, error) {
+	if _, ok := parseBridgeAlias(link.Attrs().Alias); ok {
+		return true, nil
+	}
+	addrs, err := addrList(link)
+	if err != nil {
+		return false, fmt.Errorf("listing addresses of bridge %s: %w", link.Attrs().Name, err)
+	}
+	return link.Type() == "bridge" && link.Attrs().Alias == "" && len(addrs) == 0, nil
+}
+
+// uplinkMTU is the MTU of the device that leads to the world, so that pods do not send what it cannot carry.
+func uplinkMTU() int {
+	const ethernet = 1500
+	routes, err := retryDump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
+	if err != nil {
+		return ethernet
+	}
+	for _, route := range routes {
+		if ones := 0; route.Dst != nil {
+			if ones, _ = route.Dst.Mask.Size(); ones > 0 {
+				continue
+			}
+		}
+		if link, err := netlink.LinkByIndex(route.LinkIndex); err == nil && link.Attrs().MTU >= 576 && link.Attrs().MTU <= 65535 {
+			return link.Attrs().MTU
+		}
+	}
+	return ethernet
 }
 
 // ensureServiceRoute gives service addresses a way: the kernel looks for one before iptables rewrites the address, and without
@@ -262,9 +304,13 @@ func (n *Network) Teardown(ctx context.Context) error {
 	bridge, err := linkByName(n.cfg.Bridge)
 	errs = append(errs, err)
 	if bridge != nil {
-		errs = append(errs, n.restoreKernelSettings(bridge))
-		if err := linkDel(bridge); err != nil {
-			errs = append(errs, fmt.Errorf("removing bridge %s: %w", n.cfg.Bridge, err))
+		ours, err := n.isOurs(bridge)
+		errs = append(errs, err)
+		if ours {
+			errs = append(errs, n.restoreKernelSettings(bridge))
+			if err := linkDel(bridge); err != nil {
+				errs = append(errs, fmt.Errorf("removing bridge %s: %w", n.cfg.Bridge, err))
+			}
 		}
 	}
 	errs = append(errs, n.addresses.forget())

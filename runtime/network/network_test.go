@@ -264,6 +264,51 @@ func TestOverlapIsRefused(t *testing.T) {
 	}
 }
 
+func TestSomebodyElsesBridgeIsLeftAlone(t *testing.T) {
+	nstest.Need(t, "iptables", "ip")
+	output(t, "ip", "link", "add", "slbr0", "type", "bridge")
+	t.Cleanup(func() { output(t, "ip", "link", "del", "slbr0") })
+	output(t, "ip", "addr", "add", "10.55.0.1/24", "dev", "slbr0")
+	n, err := New(config(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Setup(t.Context()); err == nil || !strings.Contains(err.Error(), "somebody else's") {
+		t.Errorf("set up on a foreign bridge: %v", err)
+	}
+	if err := n.Teardown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if addrs := output(t, "ip", "addr", "show", "dev", "slbr0"); !strings.Contains(addrs, "10.55.0.1/24") {
+		t.Errorf("the foreign bridge was changed: %s", addrs)
+	}
+}
+
+func TestPodsAreNotLargerThanTheWayOut(t *testing.T) {
+	nstest.Need(t, "iptables", "ip")
+	output(t, "ip", "link", "add", "lan", "mtu", "1400", "type", "bridge")
+	t.Cleanup(func() { output(t, "ip", "link", "del", "lan") })
+	output(t, "ip", "addr", "add", "192.0.2.1/24", "dev", "lan")
+	output(t, "ip", "link", "set", "lan", "up")
+	output(t, "ip", "route", "add", "default", "via", "192.0.2.2")
+	n := start(t, config(t))
+	ns := nstest.New(t)
+	attach(t, n, "a", ns)
+	if err := ns.Do(func() error {
+		eth0, err := netlink.LinkByName("eth0")
+		if err == nil && eth0.Attrs().MTU != 1400 {
+			t.Errorf("the pod's MTU is %d", eth0.Attrs().MTU)
+		}
+		addrs, addrErr := netlink.AddrList(eth0, netlink.FAMILY_V6)
+		if len(addrs) > 0 {
+			t.Errorf("the pod gave itself IPv6 addresses: %v", addrs)
+		}
+		return errors.Join(err, addrErr)
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestAttachIsIdempotent(t *testing.T) {
 	nstest.Need(t, "iptables", "ip")
 	n := start(t, config(t))

@@ -47,7 +47,8 @@ func writeSysctl(name, value string) error {
 	return nil
 }
 
-func (n *Network) ensureKernelSettings(bridge netlink.Link) error {
+// labelBridge records with the bridge that it is ours and what the settings were before.
+func (n *Network) labelBridge(bridge netlink.Link) error {
 	if _, err := os.Stat(sysctlPath("net/bridge/bridge-nf-call-iptables")); errors.Is(err, fs.ErrNotExist) {
 		if out, err := exec.Command("modprobe", "br_netfilter").CombinedOutput(); err != nil {
 			return fmt.Errorf("loading kernel module br_netfilter, without which pods of one node cannot reach each other through a service: %w: %s",
@@ -61,6 +62,10 @@ func (n *Network) ensureKernelSettings(bridge netlink.Link) error {
 	if err := netlink.LinkSetAlias(bridge, bridgeAlias(former)); err != nil {
 		return fmt.Errorf("recording the former kernel settings with the bridge: %w", err)
 	}
+	return nil
+}
+
+func (n *Network) ensureKernelSettings() error {
 	for _, s := range machineSettings {
 		if err := writeSysctl(s.sysctl, s.value); err != nil {
 			return err
@@ -69,7 +74,16 @@ func (n *Network) ensureKernelSettings(bridge netlink.Link) error {
 	// These are the bridge's own and go with it. Loose reverse-path filtering: a service's answer may come back by another
 	// device than the way to its sender. No redirects: the gateway is the way, also between two pods of one bridge.
 	own := "net/ipv4/conf/" + n.cfg.Bridge
-	return errors.Join(writeSysctl(own+"/rp_filter", "2"), writeSysctl(own+"/send_redirects", "0"))
+	return errors.Join(writeSysctl(own+"/rp_filter", "2"), writeSysctl(own+"/send_redirects", "0"), disableIPv6(n.cfg.Bridge))
+}
+
+// disableIPv6 keeps a device from giving itself IPv6 addresses, by which pods would reach each other past every rule of ours.
+func disableIPv6(device string) error {
+	err := writeSysctl("net/ipv6/conf/"+device+"/disable_ipv6", "1")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // a kernel without IPv6
+	}
+	return err
 }
 
 func bridgeAlias(former map[string]string) string {
