@@ -45,6 +45,10 @@ func (s *Server) initialise(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("running initdb: %w", context.Cause(ctx))
 		}
+		if s.barred != "" {
+			return fmt.Errorf("running initdb: %w: %s (the user %s may not pass %s, which has to be got around: let it pass with chmod o+x, choose another directory, "+
+				"or give the address of a running Postgres)", err, strings.TrimSpace(out.String()), s.id.name, s.barred)
+		}
 		return fmt.Errorf("running initdb: %w: %s", err, strings.TrimSpace(out.String()))
 	}
 	if err := os.RemoveAll(s.data); err != nil {

@@ -36,6 +36,7 @@ type Options struct {
 // Server is a running private Postgres.
 type Server struct {
 	dir, data, socketDir string
+	barred               string // the directory that the server's user may not pass, "" if it may pass all
 	mount                string // where the data is bound to when the way to it is barred; else ""
 	install              install
 	id                   identity
@@ -115,15 +116,14 @@ func (s *Server) lay(ctx context.Context) error {
 	if err := s.id.ownDir(s.socketDir); err != nil {
 		return fmt.Errorf("making the socket's directory: %w", err)
 	}
-	barred, err := s.id.openWay(s.dir)
-	if err != nil {
+	if s.barred, err = s.id.openWay(s.dir); err != nil {
 		return err
 	}
-	if barred != "" {
+	if s.barred != "" {
 		// Someone else's directory is not for us to open: the server sees its data elsewhere, in a mount namespace of its own.
 		s.mount = filepath.Join(s.socketDir, "data")
 		if err := s.id.ownDir(s.mount); err != nil {
-			return fmt.Errorf("making a way around %s: %w", barred, err)
+			return fmt.Errorf("making a way around %s: %w", s.barred, err)
 		}
 	}
 	if fresh {

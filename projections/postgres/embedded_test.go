@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"testing"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -11,6 +12,8 @@ import (
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/eventstore"
 	"github.com/shiplog/shiplog/eventstore/embedded"
+	"github.com/shiplog/shiplog/eventstore/esdb"
+	"github.com/shiplog/shiplog/eventstore/protocol"
 	"github.com/shiplog/shiplog/projections/live"
 	"github.com/shiplog/shiplog/projections/logreplay"
 	"github.com/shiplog/shiplog/projections/postgres"
@@ -19,11 +22,57 @@ import (
 
 // With the real log and its retention: leases are renewed until the log has forgotten most of it; everything that reads agrees,
 // started early or late, and what is served is what can be rebuilt.
-func TestTheEmbeddedLogAndItsRetention(t *testing.T) {
-	w := newWorld(t)
+func TestTheLogsAndTheirRetention(t *testing.T) {
+	t.Run("embedded", func(t *testing.T) { theLogAndItsRetention(t, newWorld(t), openEmbedded(t)) })
+	t.Run("over EventStoreDB's protocol", func(t *testing.T) {
+		w := newWorld(t)
+		theLogAndItsRetention(t, w, overProtocol(t, w.ctx, openEmbedded(t)))
+	})
+}
+
+func openEmbedded(t *testing.T) eventstore.Log {
+	t.Helper()
 	log, err := embedded.Open(t.TempDir(), embedded.Options{})
-	w.check(err)
-	defer func() { w.check(log.Close()) }()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := log.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return log
+}
+
+// overProtocol is a log as its clients see it.
+func overProtocol(t *testing.T, ctx context.Context, log eventstore.Log) eventstore.Log {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := protocol.NewServer(log, protocol.Options{})
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	t.Cleanup(func() {
+		server.Stop()
+		if err := <-served; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	client, err := esdb.Open(ctx, "esdb://"+l.Addr().String()+"?tls=false", esdb.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := client.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return client
+}
+
+func theLogAndItsRetention(t *testing.T, w *world, log eventstore.Log) {
 	scribe := projectiontest.NewScribe(log, w.kinds)
 	view := live.New(log, w.kinds, live.Options{})
 	ctx, cancel := context.WithCancel(w.ctx)
@@ -33,6 +82,7 @@ func TestTheEmbeddedLogAndItsRetention(t *testing.T) {
 
 	w.check(log.SetMetadata(w.ctx, "leases.coordination.k8s.io-kube-node-lease/n1", eventstore.Any, eventstore.Metadata{MaxCount: 2}))
 	w.check(log.SetMetadata(w.ctx, "audit-requests", eventstore.Any, eventstore.Metadata{MaxCount: 3}))
+	var err error
 	var last domain.Event
 	for i := range 40 {
 		holder := fmt.Sprint("holder ", i)
