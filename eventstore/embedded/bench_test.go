@@ -250,3 +250,32 @@ func BenchmarkOpen(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkScavenge removes short-lived streams, each of which has metadata of its own, as core Events of a cluster do.
+func BenchmarkScavenge(b *testing.B) {
+	c := newClock()
+	log := open(b, b.TempDir(), embedded.Options{Logger: quiet(), Now: c.Now})
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	var group sync.WaitGroup
+	for range 64 {
+		group.Go(func() {
+			for left.Add(-1) >= 0 {
+				stream := "events-default/web-" + uuid.NewString()
+				if _, err := log.Append(b.Context(), stream, eventstore.NoStream, eventstore.Proposed{Type: "EventCreated", Data: payload(900, 1)}); err != nil {
+					b.Error(err)
+				}
+				if err := log.SetMetadata(b.Context(), stream, eventstore.NoStream, eventstore.Metadata{MaxAge: time.Hour}); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	c.now = c.now.Add(2 * time.Hour)
+	b.ResetTimer()
+	if removed, err := log.Scavenge(b.Context()); err != nil || removed != b.N {
+		b.Errorf("removed %d, %v", removed, err)
+	}
+	perSecond(b, b.N, "streams/s")
+}

@@ -104,7 +104,8 @@ func (l *Log) open() (err error) {
 	if l.streams, err = newStreams(l.opts.CachedStreams, l.tail.current); err != nil {
 		return err
 	}
-	l.cache = pebble.NewCache(l.opts.CacheBytes)
+	// Pebble takes the memory of its memtables, of which there are mostly two, out of the cache.
+	l.cache = pebble.NewCache(l.opts.CacheBytes + 2*int64(l.opts.MemTableBytes))
 	if err := l.openPebble(exists); err != nil {
 		return openError(err)
 	}

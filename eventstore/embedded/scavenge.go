@@ -90,11 +90,7 @@ func (l *Log) retainedStreams(after uint64) (ids []uint64, err error) {
 			ids = append(ids, id)
 			continue
 		}
-		keep, err := loadRetention(database{l.db}, id)
-		if err != nil {
-			return nil, errors.Join(err, it.Close())
-		}
-		if keep != (retention{}) {
+		if l.streams.isLimited(id) {
 			ids = append(ids, id)
 		}
 	}
