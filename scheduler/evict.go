@@ -41,7 +41,7 @@ func (x *session) preempt(ctx context.Context, e *entry, p Placement) {
 				switch {
 				case err == nil:
 					x.eventAbout(ctx, victim, e, corev1.EventTypeNormal, "Preempted",
-						fmt.Sprintf("Preempted by pod %s on node %s", e.pending.Pod().UID, victim.Spec.NodeName))
+						fmt.Sprintf("Preempted by pod %s on node %s", e.pending.Pod().UID, p.Nominated))
 				case ctx.Err() != nil || apierrors.IsNotFound(err):
 				default:
 					// The pod tries again, on what is so by then.

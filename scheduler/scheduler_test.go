@@ -369,9 +369,7 @@ func TestManyPodsUnderRefusals(t *testing.T) {
 
 func TestPreemptionFromEndToEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		victim := testPod("victim", "2")
-		victim.Spec.NodeName = "n1"
-		c := clustertest.New(testNode("n1", "2"), victim)
+		c := clustertest.New(testNode("n1", "2"), testPod("victim", "2"))
 		var left atomic.Int32
 		left.Store(1)
 		c.Refuse(func(cmd commands.Command) error { // the first try to delete fails

@@ -20,7 +20,9 @@ type placement struct {
 		Count  int      `json:"count"`
 		Nodes  []string `json:"nodes"`
 	} `json:"refused"`
-	Scores []map[string]any `json:"scores"`
+	Scores    []map[string]any `json:"scores"`
+	Nominated string           `json:"nominated"`
+	Victims   []string         `json:"victims"`
 }
 
 // parts of a score, in the order in which they are told.
@@ -61,6 +63,9 @@ func evidenceLines(raw json.RawMessage) []string {
 			names += fmt.Sprintf(" and %d more", more)
 		}
 		lines = append(lines, fmt.Sprintf("refused: %s: %s (%s)", names, r.Reason, r.Filter))
+	}
+	if len(p.Victims) > 0 {
+		lines = append(lines, fmt.Sprintf("room is made on %s: %s of lower priority had to go", p.Nominated, strings.Join(p.Victims, ", ")))
 	}
 	return lines
 }

@@ -175,6 +175,14 @@ func value(raw json.RawMessage, bound int) string {
 		s = text
 	}
 	if r := []rune(s); bound > 0 && len(r) > bound {
+		var list []json.RawMessage
+		var members map[string]json.RawMessage
+		switch {
+		case json.Unmarshal(raw, &list) == nil:
+			return fmt.Sprintf("[%d elements]", len(list))
+		case json.Unmarshal(raw, &members) == nil:
+			return fmt.Sprintf("{%d fields}", len(members))
+		}
 		s = string(r[:bound-1]) + "…"
 	}
 	return s
