@@ -29,6 +29,7 @@ type Proxy struct {
 	rules   *renderer
 	env     surroundings
 	current bool // the kernel says what rules says
+	health  healthServers
 }
 
 // The nf_tables iptables-restore looks every line's chain up in a list of the transaction's chains: its time grows with the
@@ -47,6 +48,7 @@ func New(opts Options) (*Proxy, error) {
 		return nil, err
 	}
 	p := &Proxy{opts: opts, tables: tool, log: opts.Logger.With("iptables", tool.Backend()), rules: newRenderer(opts)}
+	p.health = healthServers{log: p.log, byPort: map[uint16]*healthServer{}}
 	if tool.NFTables() {
 		p.atOnce = nftChainsAtOnce
 	}
@@ -63,7 +65,9 @@ func (p *Proxy) Apply(ctx context.Context, state State) error {
 	defer p.mu.Unlock()
 	p.rules.update(state)
 	p.env = p.rules.env
-	return p.sync(ctx)
+	err := p.sync(ctx)
+	p.health.update(p.rules.health)
+	return err
 }
 
 // Verify looks whether somebody emptied the tables (another firewall's restart does it) and writes everything again if so.
@@ -209,6 +213,7 @@ func (p *Proxy) Teardown(ctx context.Context) error {
 	defer p.mu.Unlock()
 	p.current = false
 	p.rules = newRenderer(p.opts)
+	p.health.update(nil)
 	var errs []error
 	for _, device := range p.opts.LocalnetDevices {
 		if err := setRouteLocalnet(device, "0"); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -35,13 +35,14 @@ type renderer struct {
 	hostPorts []HostPort
 	chains    map[chainID]string
 	changed   map[chainID]bool // since the last call of settle
-	stale     []udpPort        // UDP ports whose endpoints may have gone since the last call of settle
+	health    map[types.NamespacedName]*healthPort
+	stale     []udpPort // UDP ports whose endpoints may have gone since the last call of settle
 }
 
 func newRenderer(opts Options) *renderer {
 	r := &renderer{
 		opts: opts, parts: map[types.NamespacedName]*part{}, shared: map[chainID]map[string]string{},
-		chains: map[chainID]string{}, changed: map[chainID]bool{},
+		chains: map[chainID]string{}, changed: map[chainID]bool{}, health: map[types.NamespacedName]*healthPort{},
 	}
 	for id, text := range r.standing() {
 		r.set(id, text)
@@ -144,9 +145,13 @@ func (r *renderer) replace(key types.NamespacedName, old, made *part, dirty map[
 		}
 	}
 	r.stale = append(r.stale, staleUDP(old.udpPorts(), made.udpPorts())...)
+	delete(r.health, key)
 	if made == nil {
 		delete(r.parts, key)
 		return
+	}
+	if made.health != nil {
+		r.health[key] = made.health
 	}
 	r.parts[key] = made
 	for id, text := range made.chains {

@@ -17,6 +17,7 @@ type part struct {
 	chains  map[chainID]string // chains that only this service has
 	entries []entry            // its rules in chains that services share
 	udp     []udpPort
+	health  *healthPort
 }
 
 func (p *part) udpPorts() []udpPort {
@@ -107,6 +108,7 @@ func renderService(s *corev1.Service, ofService []*discoveryv1.EndpointSlice, en
 			p.udp = append(p.udp, f.udpPort(all))
 		}
 	}
+	p.health = health(s, func(sp *corev1.ServicePort) []endpoint { return endpointsOf(sp, ofService, env.nodeName) })
 	return p
 }
 

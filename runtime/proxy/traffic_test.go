@@ -3,9 +3,11 @@ package proxy
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -223,6 +225,44 @@ func TestABridgeMadeAnew(t *testing.T) {
 	}
 	apply(t, w.proxy, s)
 	w.expect("after the bridge was made anew", "node", "tcp", "127.0.0.1:30001", "a "+w.gateway.String())
+}
+
+// A load balancer learns from the health-check port whether the node has endpoints of a service with policy Local.
+func TestHealthCheckNodePort(t *testing.T) {
+	w := newWorld(t)
+	lb := both("web", "10.96.0.10", balancer(30001, "198.51.100.7"), localOutside, func(s *corev1.Service) { s.Spec.HealthCheckNodePort = 32001 })
+	ask := func() (answer string) {
+		err := w.in("outside", func() error {
+			conn, err := net.DialTimeout("tcp", nodeIP+":32001", patience)
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(patience))
+			if _, err := conn.Write([]byte("GET / HTTP/1.0\r\n\r\n")); err != nil {
+				return err
+			}
+			all, err := io.ReadAll(conn)
+			answer = string(all)
+			return err
+		})
+		if err != nil {
+			return err.Error()
+		}
+		return answer
+	}
+	apply(t, w.proxy, w.state(lb, slice(lb, ep(w.pod("a"), on("n1")), ep("10.244.1.9", on("n2")))))
+	if got := ask(); !strings.Contains(got, "200 OK") || !strings.Contains(got, `"localEndpoints":1`) {
+		t.Errorf("with an endpoint here: %s", got)
+	}
+	apply(t, w.proxy, w.state(lb, slice(lb, ep(w.pod("a"), on("n1"), notReady), ep("10.244.1.9", on("n2")))))
+	if got := ask(); !strings.Contains(got, "503") || !strings.Contains(got, `"name":"web"`) {
+		t.Errorf("with endpoints elsewhere: %s", got)
+	}
+	apply(t, w.proxy, w.state())
+	if got := ask(); !strings.Contains(got, "refused") {
+		t.Errorf("without the service: %s", got)
+	}
 }
 
 func TestTeardownLeavesTheNodeAsItWas(t *testing.T) {
