@@ -1,0 +1,67 @@
+// Package cluster is the composition root: it makes a running cluster, or a part of one, out of the rooms. It holds wiring only.
+package cluster
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+)
+
+// Config says what to run. The zero value of a field means its default where one is named.
+type Config struct {
+	DataDir string
+	Listen  string // of the Kubernetes API, "127.0.0.1:6443"; port 0 picks one
+	GraphQL string // of the GraphQL page, "127.0.0.1:8089"; "" for none
+	Version string
+
+	Postgres   string // DSN; "" starts a private one in the data directory
+	EventStore string // esdb://...; "" keeps the log in the data directory
+
+	Node         bool   // run containers on this machine
+	NodeName     string // the host's name unless set
+	NodeListen   string // of the node's API (logs, exec), ":10250"
+	Bridge       string // of the pods of this node, "shiplog0"
+	SimNodes     int
+	PodCIDR      netip.Prefix
+	ServiceCIDR  netip.Prefix
+	ClusterDom   string
+	AllowedNames []string // further names and addresses of the API server's certificate
+
+	Logger *slog.Logger
+}
+
+// ParsePrefix reads an address range given by a flag.
+func ParsePrefix(flag, value string, minBits, maxBits int) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(value)
+	if err != nil || p != p.Masked() || !p.Addr().Is4() {
+		return netip.Prefix{}, fmt.Errorf("--%s %s is not an IPv4 range: write it as in 10.96.0.0/16", flag, value)
+	}
+	if p.Bits() < minBits || p.Bits() > maxBits {
+		return netip.Prefix{}, fmt.Errorf("--%s %s: choose a range between /%d and /%d", flag, value, minBits, maxBits)
+	}
+	return p, nil
+}
+
+// Check refuses what cannot work before anything is touched.
+func (c *Config) Check() error {
+	if c.EventStore != "" && !strings.HasPrefix(c.EventStore, "esdb://") && !strings.HasPrefix(c.EventStore, "esdb+discover://") {
+		return fmt.Errorf("--eventstore %s: give a connection string such as esdb://host:2113?tls=false", c.EventStore)
+	}
+	if c.PodCIDR.Overlaps(c.ServiceCIDR) {
+		return fmt.Errorf("--pod-cidr %s and --service-cidr %s overlap: pods and services need ranges of their own", c.PodCIDR, c.ServiceCIDR)
+	}
+	for flag, addr := range map[string]string{"listen": c.Listen, "graphql": c.GraphQL} {
+		if addr == "" && flag == "graphql" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return fmt.Errorf("--%s %s: give an address and a port, as in 127.0.0.1:6443", flag, addr)
+		}
+	}
+	if c.SimNodes < 0 || c.SimNodes > 5000 {
+		return fmt.Errorf("--sim-nodes %d: choose between 0 and 5000", c.SimNodes)
+	}
+	return nil
+}

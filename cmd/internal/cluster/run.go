@@ -1,0 +1,256 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/shiplog/shiplog/api"
+	"github.com/shiplog/shiplog/domain"
+	"github.com/shiplog/shiplog/eventstore"
+	"github.com/shiplog/shiplog/eventstore/embedded"
+	"github.com/shiplog/shiplog/eventstore/esdb"
+	"github.com/shiplog/shiplog/ops/datadir"
+	"github.com/shiplog/shiplog/ops/pki"
+	privatepg "github.com/shiplog/shiplog/ops/postgres"
+	"github.com/shiplog/shiplog/projections/historyhttp"
+	"github.com/shiplog/shiplog/projections/live"
+	"github.com/shiplog/shiplog/projections/nodefeed"
+	"github.com/shiplog/shiplog/projections/postgres"
+)
+
+// Where things lie in the data directory.
+const (
+	logDir          = "log"
+	postgresDir     = "postgres"
+	pkiDir          = "pki"
+	nodeDir         = "node"
+	adminKubeconfig = "admin.kubeconfig"
+)
+
+// stopWithin bounds a clean stop; what has not ended by then ends with the process.
+const stopWithin = 30 * time.Second
+
+// controlPlane is what a running control plane is made of.
+type controlPlane struct {
+	Config
+	dir    *datadir.Dir
+	kinds  *domain.Set
+	pki    *pki.PKI
+	log    eventstore.Log
+	view   *live.View
+	models *postgres.Models
+	server *api.Server
+	logger *slog.Logger
+
+	// closers run in reverse order when everything that used them has ended.
+	closers []func(context.Context) error
+}
+
+// Run runs a cluster until the context ends. ready is called once, with the API's address, when the API serves and the cluster's
+// own nodes are Ready. A cluster that cannot start returns one clear error.
+func Run(ctx context.Context, config Config, ready func(url string)) (err error) {
+	cp := &controlPlane{Config: config, logger: config.Logger, kinds: domain.NewSet(domain.Kinds())}
+	quietKubernetes(cp.logger)
+	defer func() {
+		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
+		defer cancel()
+		err = errors.Join(err, cp.close(stopping))
+	}()
+	// Layers end in the reverse order of their start: those who command before those who carry out.
+	lower, endLower := context.WithCancel(context.WithoutCancel(ctx))
+	defer endLower()
+	base, lower := errgroup.WithContext(lower)
+	if err := cp.open(ctx, base, lower); err != nil {
+		endLower()
+		return errors.Join(err, ignoreCanceled(base.Wait()))
+	}
+	err = cp.runActors(ctx, lower, ready)
+	cp.logger.Info("stopping")
+	endLower()
+	return errors.Join(err, ignoreCanceled(base.Wait()))
+}
+
+func (cp *controlPlane) stage(what string) { cp.logger.Info("starting: " + what) }
+
+func (cp *controlPlane) closeLater(f func(context.Context) error) {
+	cp.closers = append(cp.closers, f)
+}
+
+func (cp *controlPlane) close(ctx context.Context) error {
+	var errs []error
+	for i := len(cp.closers) - 1; i >= 0; i-- {
+		errs = append(errs, cp.closers[i](ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// open starts the layers below the API and the API itself.
+func (cp *controlPlane) open(ctx context.Context, group *errgroup.Group, running context.Context) error {
+	var err error
+	cp.stage("the data directory " + cp.DataDir)
+	if cp.dir, err = datadir.Open(cp.DataDir); err != nil {
+		return err
+	}
+	cp.closeLater(func(context.Context) error { return cp.dir.Close() })
+	// A port in use must be said before minutes are spent on anything else.
+	if err := cp.probeListen(ctx); err != nil {
+		return err
+	}
+	if err := cp.ensurePKI(); err != nil {
+		return err
+	}
+	cp.stage("the log")
+	if err := cp.openLog(ctx); err != nil {
+		return err
+	}
+	cp.view = live.New(cp.log, cp.kinds, live.Options{Logger: cp.logger})
+	group.Go(func() error { return cp.view.Run(running) })
+	cp.stage("the read models")
+	if err := cp.openModels(ctx, group, running); err != nil {
+		return err
+	}
+	cp.stage("the live view, from the log")
+	if err := cp.view.WaitReady(ctx); err != nil {
+		return fmt.Errorf("reading the log: %w", err)
+	}
+	cp.stage("the API server")
+	return cp.serveAPI(ctx, group, running)
+}
+
+func (cp *controlPlane) probeListen(ctx context.Context) error {
+	for _, addr := range []string{cp.Listen, cp.GraphQL} {
+		if addr == "" {
+			continue
+		}
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+		if err != nil {
+			return fmt.Errorf("%w: stop what listens there, or choose another address with --listen or --graphql", err)
+		}
+		l.Close()
+	}
+	return nil
+}
+
+func (cp *controlPlane) ensurePKI() (err error) {
+	serviceIP, err := api.ServiceIP(cp.ServiceCIDR.String(), 1)
+	if err != nil {
+		return err
+	}
+	options := pki.Options{Dir: cp.dir.Join(pkiDir), ServiceIP: serviceIP, ClusterDomain: cp.ClusterDom}
+	names := cp.AllowedNames
+	if host, _, err := net.SplitHostPort(cp.Listen); err == nil {
+		names = append(names, host)
+	}
+	if host, err := os.Hostname(); err == nil {
+		names = append(names, host)
+	}
+	for _, name := range names {
+		if ip := net.ParseIP(name); ip == nil {
+			if name != "" {
+				options.Names = append(options.Names, name)
+			}
+		} else if !ip.IsUnspecified() {
+			options.IPs = append(options.IPs, ip)
+		}
+	}
+	options.IPs = append(options.IPs, hostAddresses()...)
+	cp.pki, err = pki.Ensure(options)
+	return err
+}
+
+// hostAddresses are the addresses under which other machines reach this one.
+func hostAddresses() []net.IP {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	var ips []net.IP
+	for _, a := range addrs {
+		if ipnet, ok := a.(*net.IPNet); ok && ipnet.IP.IsGlobalUnicast() {
+			ips = append(ips, ipnet.IP)
+		}
+	}
+	return ips
+}
+
+func (cp *controlPlane) openLog(ctx context.Context) (err error) {
+	if cp.EventStore != "" {
+		cp.log, err = esdb.Open(ctx, cp.EventStore, esdb.Options{Logger: cp.logger})
+	} else {
+		cp.log, err = embedded.Open(cp.dir.Join(logDir), embedded.Options{Logger: cp.logger})
+	}
+	if err != nil {
+		return fmt.Errorf("opening the log: %w", err)
+	}
+	cp.closeLater(func(context.Context) error { return cp.log.Close() })
+	return nil
+}
+
+// openModels starts the private Postgres unless a DSN was given, and the read models on it. Neither is waited for: the cluster
+// runs without them, and they catch up.
+func (cp *controlPlane) openModels(ctx context.Context, group *errgroup.Group, running context.Context) error {
+	dsn := cp.Postgres
+	if dsn == "" {
+		server, err := privatepg.Start(ctx, cp.dir.Join(postgresDir), privatepg.Options{Logger: cp.logger})
+		if err != nil {
+			return fmt.Errorf("starting Postgres for the read models: %w", err)
+		}
+		cp.closeLater(server.Stop)
+		dsn = server.DSN()
+	}
+	models, err := postgres.Open(ctx, postgres.Config{DSN: dsn, Log: cp.log, Kinds: cp.kinds, Logger: cp.logger})
+	if err != nil {
+		return fmt.Errorf("opening the read models: %w", err)
+	}
+	cp.models = models
+	cp.closeLater(func(context.Context) error { models.Close(); return nil })
+	group.Go(func() error { return models.Run(running) })
+	return nil
+}
+
+func (cp *controlPlane) serveAPI(ctx context.Context, group *errgroup.Group, running context.Context) error {
+	server, err := api.New(ctx, api.Config{
+		Listen: cp.Listen, PKI: cp.pki, Log: cp.log, Live: cp.view, History: fresh{cp.models, cp.log}, Kinds: cp.kinds,
+		ServiceCIDR: cp.ServiceCIDR.String(), ClusterDomain: cp.ClusterDom,
+		Feed: nodefeed.NewSource(cp.view, cp.kinds),
+		Extra: map[string]http.Handler{
+			historyhttp.Prefix: historyhttp.NewHandler(fresh{cp.models, cp.log}),
+			TendPrefix:         cp.tendHandler(),
+			"/graphql":         cp.graphQLHandler(),
+		},
+		Logger: cp.logger,
+	})
+	if err != nil {
+		return err
+	}
+	cp.server = server
+	group.Go(func() error { return server.Run(running) })
+	select {
+	case <-server.Ready():
+	case <-running.Done():
+		return context.Cause(running)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	kubeconfig := cp.dir.Join(adminKubeconfig)
+	if err := cp.pki.WriteAdminKubeconfig(kubeconfig, server.URL()); err != nil {
+		return fmt.Errorf("writing %s: %w", kubeconfig, err)
+	}
+	return cp.serveGraphQL(ctx, group, running)
+}
+
+// ignoreCanceled drops the error that every part of a stopped cluster ends with.
+func ignoreCanceled(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}

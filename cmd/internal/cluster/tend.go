@@ -1,0 +1,94 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// TendPrefix is the path under which a running cluster lets its read models be rebuilt and verified.
+const TendPrefix = "/shiplog/v1/tend/"
+
+// Step is one line of the answer to a long request: progress, or the end.
+type Step struct {
+	Message string `json:"message,omitempty"`
+	Done    bool   `json:"done,omitempty"`
+	Failed  bool   `json:"failed,omitempty"` // with Done: what was asked for did not succeed; Message says why
+}
+
+// Tend asks a running cluster to "rebuild" or "verify" and reports each step. It returns the last one.
+func Tend(ctx context.Context, client *http.Client, server, what string, models []string, report func(Step)) (Step, error) {
+	body, err := json.Marshal(models)
+	if err != nil {
+		return Step{}, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, server+TendPrefix+what, strings.NewReader(string(body)))
+	if err != nil {
+		return Step{}, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return Step{}, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) // the status says enough when the text cannot be read
+		return Step{}, fmt.Errorf("asking the cluster to %s: %s: %s", what, resp.Status, strings.TrimSpace(string(text)))
+	}
+	for lines := json.NewDecoder(resp.Body); ; {
+		var step Step
+		if err := lines.Decode(&step); err != nil {
+			return Step{}, fmt.Errorf("the cluster stopped answering before it was done: %w", err)
+		}
+		if step.Done {
+			return step, nil
+		}
+		report(step)
+	}
+}
+
+// tendHandler lets the models be tended while the cluster runs. The API server has authorized the request.
+func (cp *controlPlane) tendHandler() http.Handler {
+	tasks := map[string]func(ctx context.Context, models []string, report func(Step)) Step{
+		"rebuild": func(ctx context.Context, models []string, report func(Step)) Step {
+			return rebuild(ctx, cp.models, models, report)
+		},
+		"verify": func(ctx context.Context, _ []string, report func(Step)) Step {
+			return verify(ctx, cp.models, report)
+		},
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		task, ok := tasks[strings.TrimPrefix(r.URL.Path, TendPrefix)]
+		if !ok || r.Method != http.MethodPost {
+			names := slices.Sorted(func(yield func(string) bool) {
+				for name := range tasks {
+					if !yield(name) {
+						return
+					}
+				}
+			})
+			http.Error(w, fmt.Sprintf("POST to %s followed by one of %s", TendPrefix, strings.Join(names, ", ")), http.StatusNotFound)
+			return
+		}
+		var models []string
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&models); err != nil {
+			http.Error(w, "reading the names of the models: "+err.Error(), http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Type", "application/jsonl")
+		lines := json.NewEncoder(w)
+		flush := http.NewResponseController(w)
+		say := func(s Step) {
+			if err := lines.Encode(s); err == nil {
+				_ = flush.Flush() // whoever went away needs no progress
+			}
+		}
+		last := task(r.Context(), models, say)
+		last.Done = true
+		say(last)
+	})
+}

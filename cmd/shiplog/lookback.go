@@ -1,0 +1,38 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shiplog/shiplog/cmd/internal/cluster"
+	"github.com/shiplog/shiplog/domain"
+	"github.com/shiplog/shiplog/ops/history"
+	"github.com/shiplog/shiplog/projections/historyhttp"
+	"github.com/shiplog/shiplog/projections/logreplay"
+)
+
+// newLookBackCommands are history, why, blame and diff. named returns the data directory that the user named.
+func newLookBackCommands(named func() string) []*cobra.Command {
+	return history.NewCommands(func(ctx context.Context) (history.Access, error) { return openPast(ctx, named()) })
+}
+
+// openPast reads the past from a running cluster, or from the log of one that is not.
+func openPast(_ context.Context, named string) (history.Access, error) {
+	kinds := domain.NewSet(domain.Kinds())
+	conn, err := connect(named)
+	if err == nil {
+		return history.Access{History: historyhttp.NewClient(conn.server, conn.client, kinds), Kinds: kinds}, nil
+	}
+	dir, ok := stoppedDir(named, err)
+	if !ok {
+		return history.Access{}, err
+	}
+	log, closeLog, err := cluster.OpenLog(dir, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	if err != nil {
+		return history.Access{}, err
+	}
+	return history.Access{History: logreplay.New(log, kinds), Kinds: kinds, Close: closeLog}, nil
+}
