@@ -1,0 +1,85 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/shiplog/shiplog/test/harness"
+)
+
+// TestStartRefusals: a cluster that cannot start says why in one sentence and exits non-zero.
+func TestStartRefusals(t *testing.T) {
+	t.Parallel()
+	harness.NeedRoot(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { taken.Close() })
+
+	running := harness.Start(t, harness.Options{Args: []string{"--no-node"}})
+
+	newer := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(newer, "log"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(newer, "version"), []byte("999\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	for name, tc := range map[string]struct {
+		args []string
+		wrap []string
+		want []string
+	}{
+		"a port in use": {
+			args: []string{"--data-dir", t.TempDir(), "--listen", taken.Addr().String()}, want: []string{"address already in use", taken.Addr().String()},
+		},
+		"a data directory in use": {
+			args: []string{"--data-dir", running.Dir, "--listen", "127.0.0.1:0"}, want: []string{"in use by", fmt.Sprint(running.Pid())},
+		},
+		"a data directory of a newer version": {
+			args: []string{"--data-dir", newer, "--listen", "127.0.0.1:0"}, want: []string{"newer", "999"},
+		},
+		"a range that is none": {
+			args: []string{"--data-dir", t.TempDir(), "--service-cidr", "10.96.0.0"}, want: []string{"--service-cidr", "10.96.0.0"},
+		},
+		"an event store that is none": {
+			args: []string{"--data-dir", t.TempDir(), "--eventstore", "http://127.0.0.1:1"}, want: []string{"--eventstore", "esdb://"},
+		},
+		"no Postgres installed": {
+			args: []string{"--data-dir", t.TempDir(), "--listen", "127.0.0.1:0"}, want: []string{"Postgres", "apt-get install postgresql"},
+			// The same machine without the package: its directory is covered up in a mount namespace of the command's own.
+			wrap: []string{"unshare", "--mount", "sh", "-c", `mount -t tmpfs none /usr/lib/postgresql && exec "$0" "$@"`},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			args := append(slices.Clone(tc.wrap), harness.Binary(t), "up", "--no-node", "--graphql", "127.0.0.1:0")
+			args = append(args, tc.args...)
+			cmd := exec.Command(args[0], args[1:]...)
+			out, err := cmd.CombinedOutput()
+			if err == nil {
+				t.Fatalf("it started and ended without an error:\n%s", out)
+			}
+			lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+			last := lines[len(lines)-1]
+			for _, want := range tc.want {
+				if !strings.Contains(last, want) {
+					t.Errorf("the last line does not mention %q:\n%s", want, out)
+				}
+			}
+		})
+	}
+	if out := running.Kubectl("get", "namespaces", "-o", "name"); !strings.Contains(out, "namespace/default") {
+		t.Errorf("the cluster that was in the way suffered: %s", out)
+	}
+	if code := running.Stop(); code != 0 {
+		t.Errorf("SIGTERM ended the cluster with exit code %d", code)
+	}
+}
