@@ -10,6 +10,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -188,6 +189,91 @@ func TestOnTheRealAPI(t *testing.T) {
 		_, ok := view.Get(resources.Namespaces.GroupResource(), "", "shop")
 		return !ok
 	})
+}
+
+// The other workloads on the real API: what validation makes of their pods, revisions and statuses.
+func TestOtherWorkloadsOnTheRealAPI(t *testing.T) {
+	c := start(t, 3)
+	ctx := t.Context()
+	template := func(name string, restart corev1.RestartPolicy) corev1.PodTemplateSpec {
+		return corev1.PodTemplateSpec{
+			ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": name}},
+			Spec:       corev1.PodSpec{RestartPolicy: restart, Containers: []corev1.Container{{Name: "c", Image: "nginx"}}},
+		}
+	}
+	selector := func(name string) *metav1.LabelSelector {
+		return &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}
+	}
+	two, three, four := int32(2), int32(3), int32(4)
+	indexed := batchv1.IndexedCompletion
+	if _, err := c.Client.AppsV1().DaemonSets("default").Create(ctx, &appsv1.DaemonSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "log"}, Spec: appsv1.DaemonSetSpec{Selector: selector("log"), Template: template("log", "")},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Client.AppsV1().StatefulSets("default").Create(ctx, &appsv1.StatefulSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "db"}, Spec: appsv1.StatefulSetSpec{Replicas: &two, ServiceName: "db", Selector: selector("db"), Template: template("db", "")},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for name, mode := range map[string]*batchv1.CompletionMode{"work": nil, "parts": &indexed} {
+		ends := template(name, corev1.RestartPolicyNever)
+		ends.Annotations = map[string]string{"shiplog.dev/sim-succeed-after": "100ms"}
+		if _, err := c.Client.BatchV1().Jobs("default").Create(ctx, &batchv1.Job{
+			ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: batchv1.JobSpec{Completions: &four, Parallelism: &three, CompletionMode: mode, Template: ends},
+		}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	daemons := func(updated int32) func(projections.Reader) bool {
+		return func(view projections.Reader) bool {
+			ds, ok := projections.Get[*appsv1.DaemonSet](view, resources.DaemonSets.GroupResource(), "default", "log")
+			return ok && ds.Status.NumberAvailable == 3 && ds.Status.UpdatedNumberScheduled == updated && ds.Status.ObservedGeneration == ds.Generation
+		}
+	}
+	ordered := func(view projections.Reader) bool {
+		s, ok := projections.Get[*appsv1.StatefulSet](view, resources.StatefulSets.GroupResource(), "default", "db")
+		return ok && s.Status.AvailableReplicas == 2 && s.Status.UpdatedReplicas == 2 && s.Status.CurrentRevision == s.Status.UpdateRevision && s.Status.ObservedGeneration == s.Generation
+	}
+	wait(t, c, "a daemon on each node", daemons(3))
+	wait(t, c, "both ordered pods", ordered)
+	ds, err := c.Client.AppsV1().DaemonSets("default").Get(ctx, "log", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ds.Spec.Template.Spec.Containers[0].Image = "nginx:2"
+	if _, err := c.Client.AppsV1().DaemonSets("default").Update(ctx, ds, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.Client.AppsV1().StatefulSets("default").Get(ctx, "db", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Spec.Template.Spec.Containers[0].Image = "nginx:2"
+	if _, err := c.Client.AppsV1().StatefulSets("default").Update(ctx, s, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, c, "the daemons replaced", daemons(3))
+	wait(t, c, "the ordered pods replaced", ordered)
+	for p := range projections.List[*corev1.Pod](c.Live.Snapshot(), resources.Pods.GroupResource(), "default") {
+		if app := p.Labels["app"]; (app == "log" || app == "db") && p.Spec.Containers[0].Image != "nginx:2" {
+			t.Errorf("pod %s runs %s", p.Name, p.Spec.Containers[0].Image)
+		}
+	}
+	for _, name := range []string{"work", "parts"} {
+		wait(t, c, "the job "+name+" complete", func(view projections.Reader) bool {
+			j, ok := projections.Get[*batchv1.Job](view, resources.Jobs.GroupResource(), "default", name)
+			if !ok || j.Status.Succeeded != 4 {
+				return false
+			}
+			for _, cond := range j.Status.Conditions {
+				if cond.Type == batchv1.JobComplete && cond.Status == corev1.ConditionTrue {
+					return name != "parts" || j.Status.CompletedIndexes == "0-3"
+				}
+			}
+			return false
+		})
+	}
 }
 
 // From the creation of a Deployment of 1,000 replicas on 100 simulated nodes until all are available.
