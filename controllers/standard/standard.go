@@ -5,12 +5,14 @@ import (
 	"github.com/shiplog/shiplog/controllers"
 	"github.com/shiplog/shiplog/controllers/daemonset"
 	"github.com/shiplog/shiplog/controllers/deployment"
+	"github.com/shiplog/shiplog/controllers/disruption"
 	"github.com/shiplog/shiplog/controllers/endpoints"
 	"github.com/shiplog/shiplog/controllers/garbage"
 	"github.com/shiplog/shiplog/controllers/job"
 	"github.com/shiplog/shiplog/controllers/namespaces"
 	"github.com/shiplog/shiplog/controllers/nodes"
 	"github.com/shiplog/shiplog/controllers/podgc"
+	"github.com/shiplog/shiplog/controllers/quota"
 	"github.com/shiplog/shiplog/controllers/replicaset"
 	"github.com/shiplog/shiplog/controllers/replication"
 	"github.com/shiplog/shiplog/controllers/serviceaccounts"
@@ -48,6 +50,8 @@ func Controllers(o Options) []controllers.Controller {
 		nodes.NewLifecycle(o.Nodes),
 		nodes.NewEviction(),
 		podgc.New(o.Pods),
+		disruption.New(),
+		quota.New(),
 		serviceaccounts.NewDefault(),
 		serviceaccounts.NewRootCA(o.RootCA),
 	}
