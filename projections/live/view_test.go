@@ -520,3 +520,42 @@ func names(seq func(func(*projections.Object) bool)) []string {
 	}
 	return out
 }
+
+// A snapshot never shows a change that a follower has not been given the chance to deliver: when Next has nothing to deliver, and
+// a snapshot taken before that stands at some position, everything up to there has been delivered. Bookmarks rest on this.
+func TestASnapshotIsNeverAheadOfTheChanges(t *testing.T) {
+	w := given(t, live.Options{}).run()
+	f, err := w.view.Follow(0)
+	w.check(err)
+	defer f.Close()
+	done := make(chan error, 1)
+	const changes = 3000
+	go func() {
+		for i := range changes {
+			if _, err := w.scribe.Put(w.ctx, configMap("c", fmt.Sprint(i)), nil); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	over, cancel := context.WithCancel(w.ctx)
+	cancel()
+	var delivered uint64
+	for seen := 0; seen < changes; {
+		shown := w.view.Snapshot().Position()
+		cs, _, err := f.Next(over) // returns what is there, or that there is nothing
+		if errors.Is(err, context.Canceled) {
+			cs, err = nil, nil
+		}
+		w.check(err)
+		for _, c := range cs {
+			delivered = c.Event.Position
+			seen++
+		}
+		if len(cs) == 0 && delivered < shown {
+			t.Fatalf("nothing to deliver after position %d, and a snapshot showed %d before", delivered, shown)
+		}
+	}
+	w.check(<-done)
+}
