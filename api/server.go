@@ -17,14 +17,11 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
-	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/apiserver/pkg/server/filters"
-	"k8s.io/apiserver/pkg/util/openapi"
 	restclient "k8s.io/client-go/rest"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
-	generatedopenapi "k8s.io/kubernetes/pkg/generated/openapi"
 	kubeletclient "k8s.io/kubernetes/pkg/kubelet/client"
 	"k8s.io/kubernetes/pkg/serviceaccount"
 
@@ -138,12 +135,7 @@ func (s *Server) assemble(ctx context.Context) error {
 	g.LongRunningFunc = filters.BasicLongRunningRequestCheck(
 		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
 	g.LongRunningFunc = s.longRunning(g.LongRunningFunc)
-	definitions := openapi.GetOpenAPIDefinitionsWithoutDisabledFeatures(generatedopenapi.GetOpenAPIDefinitions)
-	namer := openapinamer.NewDefinitionNamer(legacyscheme.Scheme)
-	g.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(definitions, namer)
-	g.OpenAPIConfig.Info.Title = "Kubernetes"
-	g.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(definitions, namer)
-	g.OpenAPIV3Config.Info.Title = "Kubernetes"
+	g.SkipOpenAPIInstallation = true // see serveOpenAPI
 	g.AggregatedDiscoveryGroupManager = aggregated.NewResourceManager("apis")
 	g.StorageObjectCountTracker = nil
 	g.AddHealthChecks(s.checkLog(), s.checkLive())
@@ -153,25 +145,14 @@ func (s *Server) assemble(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("making the generic server: %w", err)
 	}
-	if err := s.install(); err != nil {
+	if err := s.install(g); err != nil {
 		return err
 	}
+	s.serveOpenAPI()
 	if err := s.mount(tokens, issuer); err != nil {
 		return err
 	}
 	transport.Serve(s.generic.Handler)
-	return nil
-}
-
-// install serves the registry's groups.
-func (s *Server) install() error {
-	groups := s.registry.Groups()
-	if err := s.generic.InstallLegacyAPIGroup(genericapiserver.DefaultLegacyAPIPrefix, groups[0]); err != nil {
-		return fmt.Errorf("installing the core group: %w", err)
-	}
-	if err := s.generic.InstallAPIGroups(groups[1:]...); err != nil {
-		return fmt.Errorf("installing the API groups: %w", err)
-	}
 	return nil
 }
 

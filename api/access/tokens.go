@@ -57,7 +57,7 @@ func (a Authentication) Authenticator() (authenticator.Request, error) {
 		authenticator.WrapAudienceAgnosticToken(audiences, bootstrap.NewTokenAuthenticator(secrets)),
 	)
 	proven := group.NewAuthenticatedGroupAdder(union.New(
-		x509.NewDynamic(a.ClientCA.VerifyOptions, x509.CommonNameUserConversion),
+		rememberCerts(x509.NewDynamic(a.ClientCA.VerifyOptions, x509.CommonNameUserConversion)),
 		bearertoken.New(tokens),
 		websocket.NewProtocolAuthenticator(tokens),
 	))

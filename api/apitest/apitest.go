@@ -24,7 +24,14 @@ import (
 	"github.com/shiplog/shiplog/eventstore/embedded"
 	"github.com/shiplog/shiplog/ops/pki"
 	"github.com/shiplog/shiplog/projections/live"
+	"github.com/shiplog/shiplog/projections/logreplay"
 )
+
+// WithHistory lets the API answer for the past, from the log alone.
+func WithHistory(c *api.Config) { c.History = logreplay.New(c.Log, c.Kinds) }
+
+// WithShortMemory lets the live view forget all but the last few changes.
+func WithShortMemory(c *api.Config) { c.Live = live.New(c.Log, c.Kinds, live.Options{MaxChanges: 4}) }
 
 // Cluster is a control plane without controllers, scheduler and nodes; it has the service account default/default.
 type Cluster struct {
@@ -68,7 +75,18 @@ func StartIn(t testing.TB, dir string, opts ...func(*api.Config)) *Cluster {
 	var err error
 	c.Log, err = embedded.Open(filepath.Join(dir, "log"), embedded.Options{Logger: logger})
 	must(err)
-	c.Live = live.New(c.Log, c.Kinds, live.Options{Logger: logger})
+	cfg := api.Config{Listen: "127.0.0.1:0", Log: c.Log, Kinds: c.Kinds, Logger: logger}
+	for _, o := range opts {
+		o(&cfg)
+	}
+	if cfg.Live == nil {
+		cfg.Live = live.New(c.Log, c.Kinds, live.Options{Logger: logger})
+	}
+	view, ok := cfg.Live.(*live.View)
+	if !ok {
+		t.Fatalf("starting a test cluster: the live view is a %T", cfg.Live)
+	}
+	c.Live = view
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 2)
 	go func() { ended <- c.Live.Run(ctx) }()
@@ -80,10 +98,7 @@ func StartIn(t testing.TB, dir string, opts ...func(*api.Config)) *Cluster {
 	must(err)
 	c.PKI, err = pki.Ensure(pki.Options{Dir: filepath.Join(dir, "pki"), ServiceIP: serviceIP})
 	must(err)
-	cfg := api.Config{Listen: "127.0.0.1:0", PKI: c.PKI, Log: c.Log, Live: c.Live, Kinds: c.Kinds, Logger: logger}
-	for _, o := range opts {
-		o(&cfg)
-	}
+	cfg.PKI = c.PKI
 	c.Server, err = api.New(ctx, cfg)
 	must(err)
 	c.Bus = c.Server.Bus()

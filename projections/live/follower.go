@@ -54,8 +54,7 @@ func (r *ring) follow(after uint64, resources []domain.Resource) (*follower, err
 	return f, nil
 }
 
-// Next implements projections.Follower. What is there is delivered even when the context has ended: that it has means that there
-// was nothing when Next was called.
+// Next implements projections.Follower.
 func (f *follower) Next(ctx context.Context) ([]projections.Change, uint64, error) {
 	for {
 		f.ring.mu.RLock()
@@ -67,14 +66,13 @@ func (f *follower) Next(ctx context.Context) ([]projections.Change, uint64, erro
 			return nil, f.position, fmt.Errorf("following changes after position %d: %w", f.position, err)
 		case f.closed.Load() || closed:
 			return nil, f.position, fmt.Errorf("following changes after position %d: %w", f.position, eventstore.ErrClosed)
+		case ctx.Err() != nil:
+			return nil, f.position, ctx.Err()
 		}
 		if tell := f.tell.Swap(false); len(changes) > 0 || (tell && position > f.told.Load()) {
 			f.position = position
 			f.told.Store(position)
 			return changes, position, nil
-		}
-		if ctx.Err() != nil {
-			return nil, f.position, ctx.Err()
 		}
 		// Nothing of what was passed over concerns this follower, and it need not be searched again.
 		f.position = position

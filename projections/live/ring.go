@@ -231,3 +231,9 @@ func (r *ring) stats() (changes, bytes, followers int) {
 	defer r.mu.RUnlock()
 	return int(r.next - r.first), r.bytes, len(r.followers)
 }
+
+func (r *ring) reached() uint64 {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.position
+}

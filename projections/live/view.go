@@ -25,7 +25,7 @@ type View struct {
 	opts  Options
 	slog  *slog.Logger
 
-	mu         sync.Mutex // held while a batch becomes visible and while a snapshot is taken
+	mu         sync.Mutex // held while an event is applied and while a snapshot is taken
 	store      *memory.Store
 	position   uint64
 	applied    uint64
