@@ -6,6 +6,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -45,6 +47,49 @@ func TestEncodeAndDecode(t *testing.T) {
 	again, err := Encode(k, back)
 	if err != nil || string(again) != want {
 		t.Errorf("encoded again: %s, %v", again, err)
+	}
+}
+
+// TestACustomKind: a kind without a Go type is kept like any other.
+func TestACustomKind(t *testing.T) {
+	k := &Kind{Group: "example.org", Version: "v1", Kind: "Ship", Resource: "ships", Namespaced: true, New: func() runtime.Object { return &unstructured.Unstructured{} }}
+	ship := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "example.org/v1", "kind": "Ship",
+		"metadata": map[string]any{"name": "argo", "namespace": "sea", "uid": "u", "resourceVersion": "9"},
+		"spec":     map[string]any{"masts": int64(2), "crew": []any{"jason", nil}, "draught": 1.5},
+	}}
+	first, err := Encode(k, ship)
+	want := `{"apiVersion":"example.org/v1","kind":"Ship","metadata":{"name":"argo","namespace":"sea","uid":"u"},"spec":{"crew":["jason",null],"draught":1.5,"masts":2}}`
+	if err != nil || string(first) != want {
+		t.Fatalf("Encode: %s, %v", first, err)
+	}
+	back, err := Decode(k, first, 12)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := back.(*unstructured.Unstructured).GetResourceVersion(); got != "12" {
+		t.Errorf("resourceVersion %q", got)
+	}
+	if again, err := Encode(k, back); err != nil || string(again) != want {
+		t.Errorf("encoded again: %s, %v", again, err)
+	}
+	change := func(path ...string) runtime.Object {
+		next := ship.DeepCopy()
+		if err := unstructured.SetNestedField(next.Object, "x", path...); err != nil {
+			t.Fatal(err)
+		}
+		return next
+	}
+	for want, after := range map[string]runtime.Object{
+		"ShipCreated": nil, "ShipChanged": change("spec", "flag"), "ShipStatusChanged": change("status", "phase"), "ShipLabelsChanged": change("metadata", "labels", "a"),
+	} {
+		before := runtime.Object(ship)
+		if after == nil {
+			before, after = nil, ship
+		}
+		if got := EventType(k, before, after); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
@@ -97,6 +98,11 @@ var genericWords = [...]genericWord{
 
 // fieldsDiffer compares the status of two objects of one Go type, and everything but status and metadata.
 func fieldsDiffer(before, after runtime.Object) (status, rest bool) {
+	if b, ok := before.(*unstructured.Unstructured); ok { // a custom kind
+		if a, ok := after.(*unstructured.Unstructured); ok {
+			return membersDiffer(b.Object, a.Object)
+		}
+	}
 	b, a := reflect.ValueOf(before), reflect.ValueOf(after)
 	if b.Type() != a.Type() || b.Kind() != reflect.Pointer || b.Elem().Kind() != reflect.Struct {
 		return false, true
@@ -119,8 +125,24 @@ func fieldsDiffer(before, after runtime.Object) (status, rest bool) {
 	return status, rest
 }
 
+// membersDiffer is fieldsDiffer for objects that have no Go type.
+func membersDiffer(before, after map[string]any) (status, rest bool) {
+	differs := func(key string) bool { return !reflect.DeepEqual(before[key], after[key]) }
+	for _, m := range []map[string]any{before, after} {
+		for key := range m {
+			if key != "metadata" && key != "status" && differs(key) {
+				return differs("status"), true
+			}
+		}
+	}
+	return differs("status"), false
+}
+
 func hasField(k *Kind, name string) bool {
 	t := reflect.TypeOf(k.New()).Elem()
+	if t == reflect.TypeFor[unstructured.Unstructured]() {
+		return true // it may have one
+	}
 	if t.Kind() != reflect.Struct {
 		return false
 	}

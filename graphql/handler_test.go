@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/graphql"
@@ -219,18 +218,8 @@ func TestIntrospection(t *testing.T) {
 func TestAQueryIsOfOneMoment(t *testing.T) {
 	w := newWorld(t)
 	w.tell()
-	stop, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				return
-			default:
-				w.put(pod("busy-"+time.Duration(i).String(), "other", nil), because{user: "ada"})
-			}
-		}
-	}()
+	stop, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- w.bustle(stop) }()
 	for range 20 {
 		var a struct {
 			Data struct {
@@ -250,5 +239,7 @@ func TestAQueryIsOfOneMoment(t *testing.T) {
 		}
 	}
 	close(stop)
-	<-done
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
 }

@@ -83,15 +83,24 @@ type because struct {
 // put appends the event that creates an object or changes it.
 func (w *world) put(obj runtime.Object, b because) domain.Event {
 	w.t.Helper()
+	e, err := w.try(obj, b)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return e
+}
+
+// try is put for goroutines, in which a test cannot be ended.
+func (w *world) try(obj runtime.Object, b because) (domain.Event, error) {
 	k, ok := w.kinds.ByKind(w.kindOf(obj))
 	if !ok {
-		w.t.Fatalf("%T is of no known kind", obj)
+		return domain.Event{}, fmt.Errorf("%T is of no known kind", obj)
 	}
 	obj = obj.DeepCopyObject()
 	obj.GetObjectKind().SetGroupVersionKind(k.GroupVersionKind())
 	m, err := meta.Accessor(obj)
 	if err != nil {
-		w.t.Fatal(err)
+		return domain.Event{}, err
 	}
 	m.SetUID(uidOf(k.Kind, m.GetName()))
 	if at := m.GetCreationTimestamp(); at.IsZero() {
@@ -99,11 +108,11 @@ func (w *world) put(obj runtime.Object, b because) domain.Event {
 	}
 	data, err := domain.Encode(k, obj)
 	if err != nil {
-		w.t.Fatal(err)
+		return domain.Event{}, err
 	}
 	ref, err := domain.ObjectRef(k, obj)
 	if err != nil {
-		w.t.Fatal(err)
+		return domain.Event{}, err
 	}
 	state := w.states[ref.Stream()]
 	before := w.objects[ref.Stream()]
@@ -111,12 +120,12 @@ func (w *world) put(obj runtime.Object, b because) domain.Event {
 	if state.Exists {
 		e.Op, e.Command.Verb = domain.Changed, "update"
 		if e.Change, err = domain.Delta(k, state.JSON, data); err != nil || e.Change == nil {
-			w.t.Fatalf("nothing changes: %v", err)
+			return domain.Event{}, fmt.Errorf("%s does not change: %w", ref, err)
 		}
 	}
 	e.Type = domain.EventType(k, before, obj)
 	w.objects[ref.Stream()] = obj
-	return w.append(e, b)
+	return w.record(e, b)
 }
 
 // remove appends the event that deletes an object.
@@ -131,6 +140,14 @@ func (w *world) remove(ref domain.Ref, b because) domain.Event {
 
 func (w *world) append(e domain.Event, b because) domain.Event {
 	w.t.Helper()
+	e, err := w.record(e, b)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return e
+}
+
+func (w *world) record(e domain.Event, b because) (domain.Event, error) {
 	id := uuid.NewSHA1(uuid.NameSpaceOID, []byte(fmt.Sprint("event ", len(w.events))))
 	e.ID, e.Time, e.Version, e.Correlation = id.String(), w.now, domain.SchemaVersion, "request-"+fmt.Sprint(len(w.events))
 	e.Actor = domain.Actor{User: b.user, Groups: []string{"system:authenticated"}}
@@ -142,22 +159,22 @@ func (w *world) append(e domain.Event, b because) domain.Event {
 	}
 	data, metadata, err := domain.MarshalEvent(e)
 	if err != nil {
-		w.t.Fatal(err)
+		return e, err
 	}
 	at, err := w.log.Append(context.Background(), e.Ref.Stream(), eventstore.Any, eventstore.Proposed{ID: id, Type: e.Type, Data: data, Metadata: metadata})
 	if err != nil {
-		w.t.Fatal(err)
+		return e, err
 	}
 	e.Position, e.Revision = uint64(at.Position), at.Revision
 	if w.states[e.Ref.Stream()], err = w.states[e.Ref.Stream()].Apply(e); err != nil {
-		w.t.Fatal(err)
+		return e, err
 	}
 	if err := w.live.WaitFor(w.t.Context(), e.Position); err != nil {
-		w.t.Fatal(err)
+		return e, err
 	}
 	w.events = append(w.events, e)
 	w.now = w.now.Add(time.Minute)
-	return e
+	return e, nil
 }
 
 func uidOf(kind, name string) types.UID {
@@ -238,4 +255,18 @@ func pod(name, namespace string, edit func(*corev1.Pod)) *corev1.Pod {
 		edit(p)
 	}
 	return p
+}
+
+// bustle makes one pod after the other until it is stopped.
+func (w *world) bustle(stop <-chan struct{}) error {
+	for i := 0; ; i++ {
+		select {
+		case <-stop:
+			return nil
+		default:
+			if _, err := w.try(pod(fmt.Sprint("busy-", i), "other", nil), because{user: "ada"}); err != nil {
+				return err
+			}
+		}
+	}
 }
