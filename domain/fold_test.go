@@ -31,7 +31,7 @@ func rawJSON(serializer.CodecFactory) []any {
 func fillerFor(seed int64) *randfill.Filler {
 	codecs := serializer.NewCodecFactory(runtime.NewScheme())
 	f := fuzzer.FuzzerFor(fuzzer.MergeFuzzerFuncs(metafuzzer.Funcs, rawJSON), rand.NewSource(seed), codecs)
-	return f.NumElements(0, 3).NilChance(0.4)
+	return f.NumElements(0, 2).NilChance(0.5)
 }
 
 // fill makes a random object of a kind.

@@ -64,7 +64,7 @@ func NewHandler(c Config) http.Handler {
 		server.ServeHTTP(w, r)
 	})
 	mux.Handle("GET /{$}", page)
-	mux.Handle("GET /assets/", page)
+	mux.Handle("GET /graphql/assets/", page)
 	return mux
 }
 

@@ -170,7 +170,7 @@ func TestThePage(t *testing.T) {
 			t.Errorf("%s: neither script nor style: %s", path, body)
 		}
 		for _, a := range assets {
-			if !strings.HasPrefix(a[1], "/assets/") {
+			if !strings.HasPrefix(a[1], "/graphql/assets/") {
 				t.Errorf("%s: the page needs %s", path, a[1])
 				continue
 			}
