@@ -30,15 +30,24 @@ func defaultDataDir() string {
 
 // dataDir is the directory that the user named, by flag, by SHIPLOG_DATA_DIR, or not at all.
 func dataDir(cmd *cobra.Command) string {
-	if named := namedDataDir(cmd); named != "" {
+	if named := flagValue(cmd, "data-dir"); named != "" {
 		return named
 	}
 	return dataDirFromEnv()
 }
 
-// namedDataDir is the directory that the user named by flag, or "".
-func namedDataDir(cmd *cobra.Command) string {
-	if flag := cmd.Flag("data-dir"); flag != nil {
+// target is the cluster that the user named by flags; both empty: the environment and the default directory decide.
+type target struct {
+	dir        string // --data-dir
+	kubeconfig string // --kubeconfig
+}
+
+func targetOf(cmd *cobra.Command) target {
+	return target{dir: flagValue(cmd, "data-dir"), kubeconfig: flagValue(cmd, "kubeconfig")}
+}
+
+func flagValue(cmd *cobra.Command, name string) string {
+	if flag := cmd.Flag(name); flag != nil {
 		return flag.Value.String()
 	}
 	return ""
@@ -51,9 +60,13 @@ func dataDirFromEnv() string {
 	return defaultDataDir()
 }
 
-// kubeconfigPath finds the kubeconfig to use: a directory that the user named wins over KUBECONFIG, which wins over the
-// default directory.
-func kubeconfigPath(named string) (string, error) {
+// path finds the kubeconfig to use: what the user named by a flag wins over SHIPLOG_DATA_DIR, which wins over KUBECONFIG, which
+// wins over the default directory.
+func (t target) path() (string, error) {
+	if t.kubeconfig != "" {
+		return t.kubeconfig, nil
+	}
+	named := t.dir
 	if named == "" {
 		named = os.Getenv("SHIPLOG_DATA_DIR")
 	}
@@ -90,8 +103,8 @@ type connection struct {
 }
 
 // connect returns a connection to the cluster that the command names, or errNotRunning when nobody answers there.
-func connect(named string) (*connection, error) {
-	path, err := kubeconfigPath(named)
+func (t target) connect() (*connection, error) {
+	path, err := t.path()
 	if err != nil {
 		return nil, err
 	}
@@ -134,11 +147,11 @@ func dirOfKubeconfig(path string) (string, bool) {
 }
 
 // stoppedDir is the data directory to read when connecting failed because nothing runs there.
-func stoppedDir(named string, err error) (string, bool) {
+func (t target) stoppedDir(err error) (string, bool) {
 	if !errors.Is(err, errNotRunning) {
 		return "", false
 	}
-	path, err := kubeconfigPath(named)
+	path, err := t.path()
 	if err != nil {
 		return "", false
 	}

@@ -75,12 +75,9 @@ func parseAt(args []string) (dir, kubeconfig, when string, kubectl []string, err
 }
 
 func runAt(ctx context.Context, named, kubeconfig, when string, kubectl []string) error {
-	if kubeconfig == "" {
-		path, err := kubeconfigPath(named)
-		if err != nil {
-			return err
-		}
-		kubeconfig = path
+	kubeconfig, err := target{dir: named, kubeconfig: kubeconfig}.path()
+	if err != nil {
+		return err
 	}
 	stop := func() {}
 	if _, err := connectKubeconfig(kubeconfig); err != nil {
@@ -94,7 +91,7 @@ func runAt(ctx context.Context, named, kubeconfig, when string, kubectl []string
 		}
 		kubeconfig, stop = past.Kubeconfig, past.Close
 	}
-	when, err := absolute(when, time.Now())
+	when, err = absolute(when, time.Now())
 	if err != nil {
 		stop()
 		return err

@@ -21,7 +21,7 @@ func newKubectlCommand() *cobra.Command {
 		RunE: func(_ *cobra.Command, args []string) error {
 			named, args := takeFlag(args, "data-dir")
 			if !hasFlag(args, "kubeconfig") && !isLocal(args) {
-				path, err := kubeconfigPath(named)
+				path, err := target{dir: named}.path()
 				if err != nil {
 					return err
 				}

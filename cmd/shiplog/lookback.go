@@ -14,19 +14,19 @@ import (
 	"github.com/shiplog/shiplog/projections/logreplay"
 )
 
-// newLookBackCommands are history, why, blame and diff. named returns the data directory that the user named.
-func newLookBackCommands(named func() string) []*cobra.Command {
-	return history.NewCommands(func(ctx context.Context) (history.Access, error) { return openPast(ctx, named()) })
+// newLookBackCommands are history, why, blame and diff. named returns the cluster that the user named.
+func newLookBackCommands(named func() target) []*cobra.Command {
+	return history.NewCommands(func(context.Context) (history.Access, error) { return openPast(named()) })
 }
 
 // openPast reads the past from a running cluster, or from the log of one that is not.
-func openPast(_ context.Context, named string) (history.Access, error) {
+func openPast(t target) (history.Access, error) {
 	kinds := domain.NewSet(domain.Kinds())
-	conn, err := connect(named)
+	conn, err := t.connect()
 	if err == nil {
 		return history.Access{History: historyhttp.NewClient(conn.server, conn.client, kinds), Kinds: kinds}, nil
 	}
-	dir, ok := stoppedDir(named, err)
+	dir, ok := t.stoppedDir(err)
 	if !ok {
 		return history.Access{}, err
 	}

@@ -52,7 +52,9 @@ changed, and everything else is derived from it: so the cluster can be read as i
 		SilenceErrors: true,
 		Version:       version,
 	}
-	dir := root.PersistentFlags().String("data-dir", "", "directory of the cluster's data (default $SHIPLOG_DATA_DIR, or "+defaultDataDir()+")")
+	var named target
+	root.PersistentFlags().StringVar(&named.dir, "data-dir", "", "directory of the cluster's data (default $SHIPLOG_DATA_DIR, or "+defaultDataDir()+")")
+	root.PersistentFlags().StringVar(&named.kubeconfig, "kubeconfig", "", "kubeconfig of a cluster, for commands that ask a running one (default: the data directory's, or $KUBECONFIG)")
 	root.AddGroup(
 		&cobra.Group{ID: "run", Title: "Running a cluster:"},
 		&cobra.Group{ID: "use", Title: "Using it:"},
@@ -62,7 +64,7 @@ changed, and everything else is derived from it: so the cluster can be read as i
 	for group, commands := range map[string][]*cobra.Command{
 		"run":  {newUpCommand(), newDownCommand(), newAgentCommand(), newTokenCommand()},
 		"use":  {newKubectlCommand(), newImageCommand()},
-		"look": append([]*cobra.Command{newAtCommand()}, newLookBackCommands(func() string { return *dir })...),
+		"look": append([]*cobra.Command{newAtCommand()}, newLookBackCommands(func() target { return named })...),
 		"tend": {newVerifyCommand(), newRebuildCommand(), newControllersCommand(), newEventStoreCommand()},
 	} {
 		for _, c := range commands {

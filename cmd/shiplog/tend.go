@@ -46,12 +46,12 @@ func tend(cmd *cobra.Command, what string, models []string) error {
 }
 
 func tendAnywhere(ctx context.Context, cmd *cobra.Command, what string, models []string, report func(cluster.Step)) (cluster.Step, error) {
-	named := namedDataDir(cmd)
-	conn, err := connect(named)
+	t := targetOf(cmd)
+	conn, err := t.connect()
 	if err == nil {
 		return cluster.Tend(ctx, conn.client, conn.server, what, models, report)
 	}
-	dir, ok := stoppedDir(named, err)
+	dir, ok := t.stoppedDir(err)
 	if !ok {
 		return cluster.Step{}, err
 	}

@@ -34,7 +34,7 @@ func newTokenCreateCommand() *cobra.Command {
 		Short: "Make a token and print the command that joins a node with it",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			conn, err := connect(namedDataDir(cmd))
+			conn, err := targetOf(cmd).connect()
 			if err != nil {
 				return err
 			}
