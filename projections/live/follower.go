@@ -11,8 +11,12 @@ import (
 	"github.com/shiplog/shiplog/projections"
 )
 
-// maxChanges bounds one answer of Next, so that a follower that has much to catch up on does not hold the ring for long.
-const maxChanges = 512
+// The bounds of one answer of Next, so that a follower that has much to catch up on does not hold the ring for long. They begin low
+// and rise while answers are full: many follow for a single change.
+const (
+	minChanges = 8
+	maxChanges = 512
+)
 
 // follower reads the ring from its own position. Nothing is queued for it: it costs the writer one signal, and nothing while it
 // has not read the last one.
@@ -20,6 +24,7 @@ type follower struct {
 	ring     *ring
 	tracks   []*track // nil: of all resources
 	position uint64
+	limit    int
 	wake     chan struct{}
 	gone     chan struct{} // closed by Close
 	tell     atomic.Bool   // answer with the position even when there are no changes
@@ -33,7 +38,7 @@ func (r *ring) follow(after uint64, resources []domain.Resource) (*follower, err
 	if r.closed {
 		return nil, fmt.Errorf("following changes: %w", eventstore.ErrClosed)
 	}
-	f := &follower{ring: r, position: after, wake: make(chan struct{}, 1), gone: make(chan struct{})}
+	f := &follower{ring: r, position: after, limit: minChanges, wake: make(chan struct{}, 1), gone: make(chan struct{})}
 	f.tell.Store(true)
 	f.told.Store(after)
 	for _, gr := range resources {
@@ -58,7 +63,7 @@ func (r *ring) follow(after uint64, resources []domain.Resource) (*follower, err
 func (f *follower) Next(ctx context.Context) ([]projections.Change, uint64, error) {
 	for {
 		f.ring.mu.RLock()
-		changes, position, err := f.ring.collect(nil, f.position, f.tracks, maxChanges)
+		changes, position, err := f.ring.collect(nil, f.position, f.tracks, f.limit)
 		closed := f.ring.closed
 		f.ring.mu.RUnlock()
 		switch {
@@ -70,6 +75,9 @@ func (f *follower) Next(ctx context.Context) ([]projections.Change, uint64, erro
 			return nil, f.position, ctx.Err()
 		}
 		if tell := f.tell.Swap(false); len(changes) > 0 || (tell && position > f.told.Load()) {
+			if len(changes) == f.limit {
+				f.limit = min(4*f.limit, maxChanges)
+			}
 			f.position = position
 			f.told.Store(position)
 			return changes, position, nil
