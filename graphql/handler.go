@@ -115,15 +115,20 @@ func (c Config) server() *handler.Server {
 			return next(ctx)
 		}
 		// Everything that one query asks is answered from one moment.
-		return next(view.WithSet(ctx, view.NewSet(source)))
+		return next(c.Limits.withBudget(view.WithSet(ctx, view.NewSet(source))))
 	})
+	s.AroundFields(spend)
 	s.AroundResponses(func(ctx context.Context, next graphql.ResponseHandler) *graphql.Response {
 		if subscribes(ctx) {
 			return next(ctx)
 		}
 		ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 		defer cancel()
-		return next(ctx)
+		response := next(ctx)
+		if spent(ctx) {
+			return &graphql.Response{Errors: gqlerror.List{c.Limits.tooCostly()}}
+		}
+		return response
 	})
 	return s
 }

@@ -3,8 +3,10 @@ package graphql
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"math"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/99designs/gqlgen/graphql"
 	"github.com/vektah/gqlparser/v2/ast"
@@ -17,8 +19,8 @@ import (
 type Limits struct {
 	// Depth is how deep fields may nest. 0: 16.
 	Depth int
-	// Cost is how many fields may be answered: a field costs one, and what stands in a list as many times as the list can be
-	// long (its argument first, or what it is without). 0: 50,000.
+	// Cost is how many fields an answer may have. A query that asks for more (a list counts as long as its argument first says,
+	// or as ten without) is refused at once; one whose lists turn out too long is given up on the way. 0: 200,000.
 	Cost int
 	// Tokens is how long the text of a query may be, in words and signs. 0: 10,000.
 	Tokens int
@@ -33,7 +35,7 @@ func (l Limits) withDefaults() Limits {
 		}
 	}
 	def(&l.Depth, 16)
-	def(&l.Cost, 50_000)
+	def(&l.Cost, 200_000)
 	def(&l.Tokens, 10_000)
 	if l.Body == 0 {
 		l.Body = 1 << 20
@@ -55,9 +57,41 @@ func (l Limits) MutateOperationContext(_ context.Context, op *graphql.OperationC
 	case m.tooDeep:
 		return refused("QUERY_TOO_DEEP", "the query nests deeper than %d fields", l.Depth)
 	case m.cost > l.Cost:
-		return refused("QUERY_TOO_COSTLY", "the query may answer more than %d fields: ask for shorter pages (first), or for less at once", l.Cost)
+		return l.tooCostly()
 	}
 	return nil
+}
+
+func (l Limits) tooCostly() *gqlerror.Error {
+	return refused("QUERY_TOO_COSTLY", "the answer would have more than %d fields: ask for shorter pages (first), or for less at once", l.Cost)
+}
+
+// budget counts the fields that one query is answered.
+type budget struct{ left atomic.Int64 }
+
+type budgetKey struct{}
+
+func (l Limits) withBudget(ctx context.Context) context.Context {
+	b := &budget{}
+	b.left.Store(int64(l.Cost))
+	return context.WithValue(ctx, budgetKey{}, b)
+}
+
+// errSpent stops the fields of a query that has spent its budget; the whole answer is replaced then.
+var errSpent = errors.New("the answer has too many fields")
+
+// spend lets a field be answered while the budget lasts.
+func spend(ctx context.Context, next graphql.Resolver) (any, error) {
+	if b, ok := ctx.Value(budgetKey{}).(*budget); ok && b.left.Add(-1) < 0 {
+		return nil, errSpent
+	}
+	return next(ctx)
+}
+
+// spent says whether the answer has become too long.
+func spent(ctx context.Context) bool {
+	b, ok := ctx.Value(budgetKey{}).(*budget)
+	return ok && b.left.Load() < 0
 }
 
 func refused(code, format string, args ...any) *gqlerror.Error {
@@ -104,7 +138,7 @@ func (m *measure) field(f *ast.Field, depth, times int) {
 	m.selections(f.SelectionSet, depth+1, multiply(times, m.length(f)))
 }
 
-// usual is how long a list is taken to be that is not asked for in pages.
+// usual is how long a list is taken to be of which nothing is said. What lists are in truth, the budget counts.
 const usual = 10
 
 // length is how many times the fields of a field may be answered.
@@ -118,7 +152,7 @@ func (m *measure) length(f *ast.Field) int {
 				return number(value)
 			}
 		}
-		return view.DefaultPage
+		return usual
 	}
 	// The edges and nodes of a connection are counted with the connection.
 	if f.Definition.Type.Elem != nil && f.Name != "edges" && f.Name != "nodes" {
