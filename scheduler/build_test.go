@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -202,6 +203,12 @@ func given(objects ...any) *State {
 			s.SetService(o)
 		case *corev1.Namespace:
 			s.SetNamespace(o)
+		case *corev1.PersistentVolumeClaim:
+			s.SetClaim(o)
+		case *corev1.PersistentVolume:
+			s.SetVolume(o)
+		case *storagev1.StorageClass:
+			s.SetStorageClass(o)
 		case *policyv1.PodDisruptionBudget:
 			s.SetBudget(o)
 		default:

@@ -35,6 +35,7 @@ type class struct {
 	hard, soft []*spread
 	group      *group
 	neighbours *neighbours
+	volumes    volumeNeeds
 
 	// hopeless: no node took the last pod of the class, and nothing that the round does can change that.
 	hopeless *Reasons
@@ -52,9 +53,15 @@ func (r *round) newClass(info *podInfo) *class {
 		required: nodeaffinity.GetRequiredNodeAffinity(info.pod),
 		refused:  refusals{named: r.opts.NamedNodes},
 	}
+	c.volumes = r.snapshot.volumeNeeds(info)
+	if c.volumes.unready != "" {
+		c.refused.whole = c.volumes.unready
+		c.refused.list = []Refusal{{Filter: VolumeBinding, Reason: c.volumes.unready, Count: len(r.nodes)}}
+		return c
+	}
 	c.feasible = make([]int32, 0, len(r.nodes))
 	for i, n := range r.nodes {
-		if filter, reason := c.refuses(n.node); reason != "" {
+		if filter, reason := c.refuses(&r.snapshot, n.node); reason != "" {
 			c.refused.add(filter, reason, n.name)
 			continue
 		}
@@ -77,7 +84,7 @@ func (r *round) newClass(info *podInfo) *class {
 }
 
 // refuses returns the first static rule that refuses a node, and why.
-func (c *class) refuses(node *corev1.Node) (Filter, string) {
+func (c *class) refuses(s *Snapshot, node *corev1.Node) (Filter, string) {
 	pod := c.info.pod
 	if node.Spec.Unschedulable && !c.tolerates(&corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}) {
 		return NodeUnschedulable, "node(s) were unschedulable"
@@ -90,6 +97,9 @@ func (c *class) refuses(node *corev1.Node) (Filter, string) {
 	}
 	if !c.selects(node) {
 		return NodeAffinity, "node(s) didn't match Pod's node affinity/selector"
+	}
+	if reason := c.volumes.refuses(s, node); reason != "" {
+		return VolumeBinding, reason
 	}
 	return "", ""
 }

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -30,6 +31,8 @@ func (x *session) take(d delivery) error {
 			err = x.namespaceChanged(c)
 		case budgetsResource:
 			err = x.budgetChanged(c)
+		case claimsResource, volumesResource, classesResource:
+			err = x.storageChanged(c)
 		}
 		if err != nil {
 			// An object that cannot be read must not stop the others from being scheduled.
@@ -201,5 +204,34 @@ func (x *session) budgetChanged(c *projections.Change) error {
 		return err
 	}
 	x.state.SetBudget(b)
+	return nil
+}
+
+func (x *session) storageChanged(c *projections.Change) error {
+	ref := c.Event.Ref
+	if c.After == nil {
+		switch ref.GroupResource() {
+		case claimsResource:
+			x.state.RemoveClaim(ref.Namespace, ref.Name)
+		case volumesResource:
+			x.state.RemoveVolume(ref.Name)
+		default:
+			x.state.RemoveStorageClass(ref.Name)
+		}
+		return nil
+	}
+	obj, err := c.After.Typed()
+	if err != nil {
+		return err
+	}
+	switch o := obj.(type) {
+	case *corev1.PersistentVolumeClaim:
+		x.state.SetClaim(o)
+	case *corev1.PersistentVolume:
+		x.state.SetVolume(o)
+	case *storagev1.StorageClass:
+		x.state.SetStorageClass(o)
+	}
+	x.queue.wakeFor(x.cfg.Now(), causeOf(c), VolumeBinding)
 	return nil
 }

@@ -19,6 +19,7 @@ type podInfo struct {
 	requests                amounts
 	scoredCPU, scoredMemory int64
 	ports                   []hostPort
+	claims                  []claimRef
 	owner                   types.UID // of the controller, "" without one
 	terminating             bool
 	affinity                *podAffinity // nil without terms about other pods
@@ -57,6 +58,7 @@ func newPodInfo(pod *corev1.Pod) *podInfo {
 		p.scoredCPU, p.scoredMemory = filled.cpu, filled.memory
 	}
 	p.ports = hostPortsOf(pod)
+	p.claims = claimsOf(pod)
 	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
 		p.owner = ref.UID
 	}
@@ -233,6 +235,13 @@ func classOf(p *podInfo) string {
 		str(hp.ip)
 		str(string(hp.protocol))
 		num(int64(hp.port))
+	}
+	num(int64(len(p.claims)))
+	for _, c := range p.claims {
+		str(c.name)
+		if c.ephemeral {
+			str(string(pod.UID))
+		}
 	}
 	num(int64(len(pod.Spec.InitContainers)))
 	for i := range pod.Spec.InitContainers {

@@ -17,6 +17,7 @@ const (
 	NodeAffinity      Filter = "NodeAffinity"
 	NodePorts         Filter = "NodePorts"
 	NodeResourcesFit  Filter = "NodeResourcesFit"
+	VolumeBinding     Filter = "VolumeBinding"
 	PodTopologySpread Filter = "PodTopologySpread"
 	InterPodAffinity  Filter = "InterPodAffinity"
 )
@@ -64,6 +65,7 @@ type NodeScore struct {
 type refusals struct {
 	list  []Refusal
 	named int
+	whole string // why no node is even looked at
 }
 
 func (r *refusals) add(f Filter, reason, node string) {
@@ -90,13 +92,16 @@ func (r *refusals) clone() refusals {
 	for i := range list {
 		list[i].Nodes = slices.Clip(list[i].Nodes)
 	}
-	return refusals{list: list, named: r.named}
+	return refusals{list: list, named: r.named, whole: r.whole}
 }
 
 // message is Kubernetes' sentence: "0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu."
 func (r *refusals) message(nodes int) string {
 	if nodes == 0 {
 		return "no nodes available to schedule pods"
+	}
+	if r.whole != "" {
+		return fmt.Sprintf("0/%d nodes are available: %s.", nodes, r.whole)
 	}
 	parts := make([]string, len(r.list))
 	for i, e := range r.list {

@@ -44,6 +44,8 @@ type Placement struct {
 	// nominated before and for which room is still being made keeps its nomination and has no new victims.
 	Nominated string
 	Victims   []Victim
+	// Claims are the pod's claims whose volumes wait to be made on its node.
+	Claims []string
 }
 
 // Schedule decides for each pod on which node it runs, in the order of priority, then age. Each decision counts on those before
@@ -159,7 +161,7 @@ func (r *round) decide(p Pending) Placement {
 		reasons.Scores[i] = r.top[i].score
 	}
 	r.place(p.info, best.node)
-	return Placement{Pending: p, Node: reasons.Node, Reasons: reasons}
+	return Placement{Pending: p, Node: reasons.Node, Reasons: reasons, Claims: c.volumes.late}
 }
 
 // refuse decides about a pod that no node takes as things are: others may have to go for it.

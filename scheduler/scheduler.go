@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -68,6 +69,9 @@ var (
 	nodesResource      = domain.Resource{Resource: "nodes"}
 	servicesResource   = domain.Resource{Resource: "services"}
 	namespacesResource = domain.Resource{Resource: "namespaces"}
+	claimsResource     = domain.Resource{Resource: "persistentvolumeclaims"}
+	volumesResource    = domain.Resource{Resource: "persistentvolumes"}
+	classesResource    = domain.Resource{Group: "storage.k8s.io", Resource: "storageclasses"}
 	budgetsResource    = domain.Resource{Group: "policy", Resource: "poddisruptionbudgets"}
 	eventsResource     = domain.Resource{Resource: "events"}
 )
@@ -150,7 +154,8 @@ const maxNotes = 10_000
 func (x *session) run(ctx context.Context) error {
 	view := x.live.Snapshot()
 	x.load(view)
-	follower, err := x.live.Follow(x.position, podsResource, nodesResource, servicesResource, namespacesResource, budgetsResource)
+	follower, err := x.live.Follow(x.position, podsResource, nodesResource, servicesResource, namespacesResource, budgetsResource,
+		claimsResource, volumesResource, classesResource)
 	if err != nil {
 		return fmt.Errorf("following from position %d: %w", x.position, err)
 	}
@@ -229,6 +234,15 @@ func (x *session) load(view projections.Reader) {
 	for b := range projections.List[*policyv1.PodDisruptionBudget](view, budgetsResource, "") {
 		x.state.SetBudget(b)
 	}
+	for c := range projections.List[*storagev1.StorageClass](view, classesResource, "") {
+		x.state.SetStorageClass(c)
+	}
+	for v := range projections.List[*corev1.PersistentVolume](view, volumesResource, "") {
+		x.state.SetVolume(v)
+	}
+	for c := range projections.List[*corev1.PersistentVolumeClaim](view, claimsResource, "") {
+		x.state.SetClaim(c)
+	}
 	for o := range view.List(podsResource, "") {
 		pod, ok := projections.As[*corev1.Pod](o)
 		if !ok {
@@ -286,7 +300,10 @@ func (x *session) assume(ctx context.Context, e *entry, p Placement) {
 		return
 	}
 	x.bind.Submit(ctx, func(ctx context.Context) func() {
-		_, err := x.bus.Do(ctx, cmd)
+		err := x.chooseNode(ctx, e, p)
+		if err == nil {
+			_, err = x.bus.Do(ctx, cmd)
+		}
 		return func() {
 			if err != nil {
 				x.log.Debug("binding refused", "pod", key, "node", p.Node, "err", err)
@@ -297,6 +314,28 @@ func (x *session) assume(ctx context.Context, e *entry, p Placement) {
 			x.sayScheduled(ctx, e, p.Node)
 		}
 	})
+}
+
+// selectedNode is the annotation by which a provisioner learns where to make the volume of a claim.
+const selectedNode = "volume.kubernetes.io/selected-node"
+
+// chooseNode tells those who make volumes on which node the pod will be.
+func (x *session) chooseNode(ctx context.Context, e *entry, p Placement) error {
+	for _, name := range p.Claims {
+		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{selectedNode: p.Node}}})
+		if err != nil {
+			return fmt.Errorf("choosing a node for claim %s: %w", name, err)
+		}
+		_, err = x.bus.Do(ctx, commands.Command{
+			Verb: commands.Patch, Resource: corev1.SchemeGroupVersion.WithResource("persistentvolumeclaims"),
+			Namespace: p.Pending.Pod().Namespace, Name: name, Patch: patch, PatchType: types.StrategicMergePatchType,
+			Actor: x.actor(), Cause: e.cause, Correlation: e.correlation,
+		})
+		if err != nil {
+			return fmt.Errorf("choosing a node for claim %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 func (x *session) bindCommand(e *entry, p Placement) (commands.Command, error) {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -411,6 +412,32 @@ func TestPreemptionFromEndToEnd(t *testing.T) {
 		synctest.Wait()
 		if nodeOf(c.Snapshot(), "important") != "n1" || nodeOf(c.Snapshot(), "nobody") != "" {
 			t.Errorf("important on %q, nobody on %q", nodeOf(c.Snapshot(), "important"), nodeOf(c.Snapshot(), "nobody"))
+		}
+	})
+}
+
+func TestAVolumeIsMadeOnThePodsNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clustertest.New(testNode("n1", "2"))
+		start(t, c, scheduler.Config{})
+		p := testPod("db", "1")
+		p.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{
+			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"},
+		}}}
+		create(t, c, p)
+		synctest.Wait()
+		if nodeOf(c.Snapshot(), "db") != "" || !unschedulable("db")(c.Snapshot()) {
+			t.Fatal("the pod has a node although its claim is not there")
+		}
+		time.Sleep(time.Minute)
+		local, late := "local", storagev1.VolumeBindingWaitForFirstConsumer
+		c.Put(&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: local}, Provisioner: "example.com/x", VolumeBindingMode: &late})
+		c.Put(&corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "data"}, Spec: corev1.PersistentVolumeClaimSpec{StorageClassName: &local}})
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		claim, _ := projections.Get[*corev1.PersistentVolumeClaim](c.Snapshot(), domain.Resource{Resource: "persistentvolumeclaims"}, "default", "data")
+		if nodeOf(c.Snapshot(), "db") != "n1" || claim.Annotations["volume.kubernetes.io/selected-node"] != "n1" {
+			t.Errorf("the pod is on %q, its claim says %v", nodeOf(c.Snapshot(), "db"), claim.Annotations)
 		}
 	})
 }

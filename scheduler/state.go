@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 )
 
 func quantity(v int64) resource.Quantity { return *resource.NewQuantity(v, resource.BinarySI) }
@@ -92,7 +93,8 @@ type State struct {
 	services    map[string][]serviceSelector
 	budgets     map[string][]budget
 	namespaces  map[string]labels.Set
-	shared      bool                            // services, budgets and namespaces are in a snapshot
+	storage     storage
+	shared      bool                            // all of these are in a snapshot
 	nominations map[types.NamespacedName]string // nodes
 }
 
@@ -114,6 +116,9 @@ func NewState() *State {
 		pods:       map[types.NamespacedName]boundPod{},
 		services:   map[string][]serviceSelector{},
 		budgets:    map[string][]budget{},
+		storage: storage{
+			claims: map[types.NamespacedName]claim{}, volumes: map[string]*nodeaffinity.NodeSelector{}, classes: map[string]storageClass{},
+		},
 		namespaces: map[string]labels.Set{}, nominations: map[types.NamespacedName]string{},
 	}
 }
@@ -279,6 +284,7 @@ func (s *State) RemoveNamespace(name string) {
 func (s *State) unshare() {
 	if s.shared {
 		s.services, s.budgets, s.namespaces = maps.Clone(s.services), maps.Clone(s.budgets), maps.Clone(s.namespaces)
+		s.storage = storage{maps.Clone(s.storage.claims), maps.Clone(s.storage.volumes), maps.Clone(s.storage.classes)}
 		s.shared = false
 	}
 }
@@ -290,6 +296,7 @@ type Snapshot struct {
 	services   map[string][]serviceSelector
 	budgets    map[string][]budget
 	namespaces map[string]labels.Set
+	storage    storage
 }
 
 // Snapshot returns the state as a value that later changes leave alone, at the cost of one pointer a node.
@@ -300,7 +307,7 @@ func (s *State) Snapshot(position uint64) Snapshot {
 	for i, name := range s.order {
 		nodes[i] = s.nodes[name]
 	}
-	return Snapshot{Position: position, nodes: nodes, services: s.services, budgets: s.budgets, namespaces: s.namespaces}
+	return Snapshot{Position: position, nodes: nodes, services: s.services, budgets: s.budgets, namespaces: s.namespaces, storage: s.storage}
 }
 
 // Len is the number of nodes.
