@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"log/slog"
@@ -44,16 +45,17 @@ func TestMain(m *testing.M) {
 
 // fixture is a node of the test's own, with a control plane in memory, which leaves nothing behind.
 type fixture struct {
-	t        testing.TB
-	dir      string
-	cp       *controlPlane
-	number   [2]byte
-	net      *network.Network
-	agent    *agent.Agent
-	client   *http.Client
-	clientCA *x509.CertPool
-	cancel   context.CancelFunc
-	ended    chan error
+	t               testing.TB
+	dir             string
+	cp              *controlPlane
+	certPEM, keyPEM []byte
+	number          [2]byte
+	net             *network.Network
+	agent           *agent.Agent
+	client          *http.Client
+	clientCA        *x509.CertPool
+	cancel          context.CancelFunc
+	ended           chan error
 }
 
 func newFixture(t testing.TB) *fixture {
@@ -158,6 +160,12 @@ func (f *fixture) certificates() {
 	}
 	f.clientCA = x509.NewCertPool()
 	f.clientCA.AddCert(parsed)
+	keyDER, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.certPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	f.keyPEM = pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})
 	f.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{
 		InsecureSkipVerify: true, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
 	}}}

@@ -203,14 +203,17 @@ func (p *planner) phase(initialised bool) (phase corev1.PodPhase, reason, messag
 			failed++
 		}
 	})
+	// The pod is not over before its containers are: until then only the reason says what is coming.
+	if running == 0 {
+		phase = corev1.PodFailed
+	} else if phase = corev1.PodRunning; !initialised || waiting > 0 {
+		phase = corev1.PodPending
+	}
 	switch {
 	case p.o.Terminal.Reason != "":
-		return corev1.PodFailed, p.o.Terminal.Reason, p.o.Terminal.Message
-	case p.pastDeadline():
-		if running > 0 {
-			return p.pod.Status.Phase, DeadlineExceeded, "Pod was active on the node longer than the specified deadline"
-		}
-		return corev1.PodFailed, DeadlineExceeded, "Pod was active on the node longer than the specified deadline"
+		return phase, p.o.Terminal.Reason, p.o.Terminal.Message
+	case p.pastDeadline() && !isTerminal(p.pod.Status.Phase):
+		return phase, DeadlineExceeded, "Pod was active on the node longer than the specified deadline"
 	case isTerminal(p.pod.Status.Phase):
 		return p.pod.Status.Phase, p.pod.Status.Reason, p.pod.Status.Message
 	case p.over() && running == 0:
