@@ -15,6 +15,7 @@ type meters struct {
 	runs      *prometheus.CounterVec
 	deciding  *prometheus.HistogramVec
 	commands  *prometheus.CounterVec
+	waiting   *prometheus.GaugeVec
 	leading   prometheus.Gauge
 	positions prometheus.Gauge
 }
@@ -30,6 +31,9 @@ func newMeters() *meters {
 		commands: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "shiplog_controller_commands_total", Help: "Commands issued, by what became of them.",
 		}, []string{"controller", "verb", "resource", "result"}),
+		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "shiplog_controller_waiting", Help: "Keys that wait for a worker, when the last one was taken up.",
+		}, []string{"controller"}),
 		leading: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "shiplog_controller_leading", Help: "1 while the controllers of this process act, 0 otherwise.",
 		}),
@@ -41,7 +45,7 @@ func newMeters() *meters {
 
 func (m *meters) register(r prometheus.Registerer) error {
 	var errs []error
-	for _, c := range []prometheus.Collector{m.runs, m.deciding, m.commands, m.leading, m.positions} {
+	for _, c := range []prometheus.Collector{m.runs, m.deciding, m.commands, m.waiting, m.leading, m.positions} {
 		errs = append(errs, r.Register(c))
 	}
 	return errors.Join(errs...)
@@ -49,6 +53,10 @@ func (m *meters) register(r prometheus.Registerer) error {
 
 func (m *meters) decided(controller string, took time.Duration) {
 	m.deciding.WithLabelValues(controller).Observe(took.Seconds())
+}
+
+func (m *meters) wait(controller string, keys int) {
+	m.waiting.WithLabelValues(controller).Set(float64(keys))
 }
 
 func (m *meters) ended(controller, result string) { m.runs.WithLabelValues(controller, result).Inc() }

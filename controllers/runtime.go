@@ -103,7 +103,11 @@ func (r *Runtime) lead(ctx context.Context, since uint64) {
 		if s, ok := c.(Starter); ok {
 			c = s.Started(began)
 		}
-		q := newQueue(r.workers, func(ctx context.Context, key Key, t trigger) verdict { return r.reconcile(ctx, c, key, t) })
+		var q *queue
+		q = newQueue(r.workers, func(ctx context.Context, key Key, t trigger) verdict {
+			r.meters.wait(c.Name(), q.depth())
+			return r.reconcile(ctx, c, key, t)
+		})
 		d.add(c, q)
 		all.Go(func() { q.run(ctx) })
 	}
@@ -117,12 +121,16 @@ func (r *Runtime) lead(ctx context.Context, since uint64) {
 		case errors.Is(err, projections.ErrTooOld):
 			r.log.Info("controllers fell behind the buffer of changes: starting again from a snapshot")
 			attempt = 0
+			pause(ctx, afterTooOld)
 		default:
 			r.log.Warn("controllers lost the view: following it again", "error", err)
 			pause(ctx, backoff(attempt))
 		}
 	}
 }
+
+// afterTooOld is the pause before everything is looked at anew: what made the runtime too slow needs time too.
+const afterTooOld = 100 * time.Millisecond
 
 // pause waits, or returns early when the context ends.
 func pause(ctx context.Context, d time.Duration) {

@@ -46,6 +46,7 @@ type Simulation struct {
 	now         time.Time
 	pending     []*pendingKey
 	wrote       map[written]uint64 // position of the last own write of a key
+	broken      error              // a law that a controller has broken
 	handed      uint64             // position up to which changes were turned into keys
 	checked     uint64
 	trace       []string
@@ -98,7 +99,7 @@ func (s *Simulation) Settle(steps int, horizon time.Duration) error {
 		}
 		if rest {
 			s.now = end
-			return nil
+			return s.untouched()
 		}
 	}
 	return ErrSteps
@@ -153,6 +154,9 @@ func (s *Simulation) step(end time.Time) (rest bool, err error) {
 
 // check calls Check for every state since the last call.
 func (s *Simulation) check() error {
+	if s.broken != nil {
+		return s.broken
+	}
 	head := s.Cluster.Snapshot().Position()
 	for ; s.checked < head; s.checked++ {
 		view, ok := s.Cluster.View(s.checked + 1)
@@ -220,6 +224,9 @@ func (s *Simulation) reconcile(p *pendingKey) {
 		}
 	}
 	d, err := p.controller.Reconcile(view, p.key, s.now)
+	if again, errAgain := p.controller.Reconcile(view, p.key, s.now); !sameDecision(d, again) || (err == nil) != (errAgain == nil) {
+		s.broken = fmt.Errorf("%s decides differently about %s when it is asked again: it is not pure", p.controller.Name(), p.key)
+	}
 	if err != nil {
 		s.note("%s %s at %d: %v", p.controller.Name(), p.key, view.Position(), err)
 		s.retry(p)

@@ -124,7 +124,7 @@ func TestOnEveryNodeThatItIsFor(t *testing.T) {
 
 func TestRollingUpdates(t *testing.T) {
 	for _, bounds := range []struct{ surge, unavailable int32 }{{0, 1}, {0, 2}, {1, 0}, {2, 0}} {
-		for _, seed := range seeds(12) {
+		for _, seed := range seeds(6) {
 			t.Run(fmt.Sprintf("%d,%d/seed=%d", bounds.surge, bounds.unavailable, seed), func(t *testing.T) {
 				c := controllertest.NewCluster(daemonSet(bounds.surge, bounds.unavailable))
 				for i := range 5 {
