@@ -227,8 +227,8 @@ func FuzzPatch(f *testing.F) {
 }
 
 func TestDescribeDelta(t *testing.T) {
-	before := `{"metadata":{"annotations":{"a/b":"1"},"generation":1},"spec":{"containers":[{"image":"a","name":"web"},{"image":"b","name":"side"}],"list":[1,2,3],"old":{"x":1}},"status":{"conditions":[{"status":"False","type":"Ready"}]}}`
-	after := `{"metadata":{"annotations":{"a/b":"2"},"generation":1},"spec":{"containers":[{"image":"c","name":"web"},{"image":"n","name":"new"}],"list":[1,3,4],"new":{"y":1}},"status":{"conditions":[{"reason":"ok","status":"True","type":"Ready"}]}}`
+	before := `{"metadata":{"annotations":{"a/b":"1"},"generation":1},"spec":{"containers":[{"image":"a","name":"web"},{"image":"b","name":"side"}],"list":[1,2,3],"old":{"x":1}},"status":{"conditions":[{"status":"False","type":"Ready"},{"status":"True","type":"Other"}],"order":[{"name":"a"},{"name":"b"}]}}`
+	after := `{"metadata":{"annotations":{"a/b":"2"},"generation":1},"spec":{"containers":[{"image":"c","name":"web"},{"image":"n","name":"new"}],"list":[1,3,4],"new":{"y":1}},"status":{"conditions":[{"status":"True","type":"Other"},{"reason":"ok","status":"True","type":"Ready"}],"order":[{"name":"b"},{"name":"a"}]}}`
 	want := `metadata.annotations["a/b"]: "1" -> "2"
 spec.containers[name=web].image: "a" -> "c"
 spec.containers[name=side]: {"image":"b","name":"side"} -> 
@@ -239,6 +239,7 @@ spec.new:  -> {"y":1}
 spec.old: {"x":1} -> 
 status.conditions[type=Ready].reason:  -> "ok"
 status.conditions[type=Ready].status: "False" -> "True"
+status.order: [{"name":"a"},{"name":"b"}] -> [{"name":"b"},{"name":"a"}]
 `
 	delta, err := Diff([]byte(before), []byte(after))
 	if err != nil {

@@ -91,6 +91,13 @@ func (d *describer) list(path string, before, after []byte) {
 		d.bad = true
 		return
 	}
+	said := len(d.out)
+	if named, ok := names(path, b); ok && d.byName(path, named, b, a) {
+		if len(d.out) == said { // only their order is another
+			d.out = append(d.out, FieldChange{Path: path, Before: before, After: after})
+		}
+		return
+	}
 	prefix, suffix := sameEnds(b, a)
 	atB, atA := prefix, prefix
 	for _, x := range align(b[prefix:len(b)-suffix], a[prefix:len(a)-suffix]) {
@@ -114,6 +121,39 @@ func (d *describer) list(path string, before, after []byte) {
 		}
 	}
 }
+
+// byName compares lists whose elements have names, in whatever order they stand; false when those after have none.
+func (d *describer) byName(path string, before map[string][]byte, b, a [][]byte) bool {
+	after, ok := names(path, a)
+	if !ok {
+		return false
+	}
+	for _, e := range b {
+		name := joinElement(path, e, 0)
+		d.value(name, e, after[name])
+	}
+	for _, e := range a {
+		if name := joinElement(path, e, 0); before[name] == nil {
+			d.value(name, nil, e)
+		}
+	}
+	return true
+}
+
+// names returns the elements of a list by their paths, when all are objects with names of their own.
+func names(path string, list [][]byte) (map[string][]byte, bool) {
+	out := make(map[string][]byte, len(list))
+	for i, e := range list {
+		name := joinElement(path, e, i)
+		if _, taken := out[name]; taken || e[0] != '{' || name == placed(path, i) {
+			return nil, false
+		}
+		out[name] = e
+	}
+	return out, true
+}
+
+func placed(path string, place int) string { return path + "[" + strconv.Itoa(place) + "]" }
 
 // joinKey adds a member to a path; a key that is not a plain word is quoted.
 func joinKey(path string, key []byte) string {
@@ -147,5 +187,5 @@ func joinElement(path string, element []byte, place int) string {
 			}
 		}
 	}
-	return path + "[" + strconv.Itoa(place) + "]"
+	return placed(path, place)
 }

@@ -34,6 +34,10 @@ func podWords() []Word {
 		changed("PodSucceeded", "All containers ended with exit code 0 and will not run again.", phase(corev1.PodSucceeded)),
 		changed("PodFailed", "All containers ended, at least one in failure, and will not run again.", phase(corev1.PodFailed)),
 		changed("PodDeletionRequested", "Somebody asked for the pod's deletion; its containers are being stopped.", deletionRequested[*corev1.Pod]),
+		changed("PodTerminated", "All containers of a pod that is being deleted have ended, or are waited for no longer: the pod may go.", func(b, a *corev1.Pod) bool {
+			grace := a.DeletionGracePeriodSeconds
+			return grace != nil && *grace == 0 && b.DeletionTimestamp != nil && (b.DeletionGracePeriodSeconds == nil || *b.DeletionGracePeriodSeconds > 0)
+		}),
 		changed("PodBound", "The scheduler, or whoever bound it, chose the pod's node.", func(b, a *corev1.Pod) bool {
 			return b.Spec.NodeName == "" && a.Spec.NodeName != ""
 		}),

@@ -57,6 +57,7 @@ func TestWords(t *testing.T) {
 		}
 	}
 	now := metav1.NewTime(time.Unix(1, 0))
+	thirty := int64(30)
 	two, holder, other := int32(2), "a", "b"
 	micro := metav1.NewMicroTime(time.Unix(2, 0))
 
@@ -75,6 +76,7 @@ func TestWords(t *testing.T) {
 			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "EvictionByEvictionAPI"}}
 		})},
 		{"pod", "PodDeletionRequested", step(nil, func(p pod) { p.DeletionTimestamp = &now })},
+		{"pod", "PodTerminated", step(func(p pod) { p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &now, &thirty }, func(p pod) { p.DeletionGracePeriodSeconds = new(int64) })},
 		{"pod", "ContainerRestarted", step(container(corev1.ContainerStatus{RestartCount: 1}), container(corev1.ContainerStatus{RestartCount: 2}))},
 		{"pod", "ContainerStarted", step(container(waiting("ContainerCreating")), container(corev1.ContainerStatus{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}))},
 		{"pod", "ContainerExited", step(container(corev1.ContainerStatus{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}), container(corev1.ContainerStatus{State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1}}}))},

@@ -94,6 +94,9 @@ func (r *rollout) syncRevision() *set {
 		rs.Annotations, rs.Spec.MinReadySeconds = annotations, r.d.Spec.MinReadySeconds
 	}
 	r.setRevision(annotations[revisionAnnotation])
+	if history := annotations[revisionHistoryAnnotation]; history != s.now.Annotations[revisionHistoryAnnotation] {
+		r.d.Annotations[revisionHistoryAnnotation] = history // by this the event is told as a rollback
+	}
 	if hasDeadline(r.d) && condition(&r.d.Status, appsv1.DeploymentProgressing) == nil {
 		r.setCondition(&r.d.Status, appsv1.DeploymentProgressing, corev1.ConditionTrue, "FoundNewReplicaSet", fmt.Sprintf("Found new replica set %q", s.now.Name))
 	}

@@ -155,7 +155,7 @@ type LogEvent {
   evidence: JSON
   "The change as the log holds it; null for a creation, a deletion, and where it is withheld."
   delta: JSON
-  "The change field by field."
+  "The change field by field, without the bookkeeping of metadata.managedFields."
   fieldChanges: [FieldChange!]
   "Whether values are withheld because they are a secret's."
   redacted: Boolean!
@@ -830,6 +830,7 @@ type ObjectDiff {
   before: Resource
   "The object later; null when it was not there."
   after: Resource
+  "Field by field, without the bookkeeping of metadata.managedFields."
   changes: [FieldChange!]!
 }
 `, BuiltIn: false},

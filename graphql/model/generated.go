@@ -199,7 +199,8 @@ type ObjectDiff struct {
 	// The object then; null when it was not there.
 	Before Resource `json:"before,omitempty"`
 	// The object later; null when it was not there.
-	After   Resource       `json:"after,omitempty"`
+	After Resource `json:"after,omitempty"`
+	// Field by field, without the bookkeeping of metadata.managedFields.
 	Changes []*FieldChange `json:"changes"`
 }
 

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/projections"
@@ -114,7 +116,9 @@ func members(raw []byte) (map[string]json.RawMessage, error) {
 	return m, nil
 }
 
-// Changes tells field by field how two documents of a resource differ, without what is withheld.
+// Changes tells field by field how two documents of a resource differ, without what is withheld, and without metadata.managedFields,
+// the bookkeeping of who wrote which field, which kubectl does not show either.
 func Changes(gr domain.Resource, before, after []byte) ([]domain.FieldChange, error) {
-	return domain.Describe(Shown(gr, before, nil), Shown(gr, after, before))
+	changes, err := domain.Describe(Shown(gr, before, nil), Shown(gr, after, before))
+	return slices.DeleteFunc(changes, func(c domain.FieldChange) bool { return strings.HasPrefix(c.Path, "metadata.managedFields") }), err
 }
