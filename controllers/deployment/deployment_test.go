@@ -139,7 +139,7 @@ func TestRevisionsAndUndo(t *testing.T) {
 	}
 	edit(c, image("v1")) // what kubectl rollout undo does
 	settle(t, sim)
-	if s := sets(c); current(c).Annotations[revision] != "3" || s["v1"].Annotations[revision] != "3" || s["v1"].Annotations[history] != "1" || s["v2"].Annotations[revision] != "2" {
+	if s := sets(c); current(c).Annotations[revision] != "3" || current(c).Annotations[history] != "1" || s["v1"].Annotations[revision] != "3" || s["v1"].Annotations[history] != "1" || s["v2"].Annotations[revision] != "2" {
 		t.Errorf("deployment %v, sets %v and %v", current(c).Annotations, s["v1"].Annotations, s["v2"].Annotations)
 	}
 	for i := range 4 {
