@@ -20,6 +20,7 @@ import (
 	"github.com/shiplog/shiplog/ops/datadir"
 	"github.com/shiplog/shiplog/ops/pki"
 	privatepg "github.com/shiplog/shiplog/ops/postgres"
+	"github.com/shiplog/shiplog/projections"
 	"github.com/shiplog/shiplog/projections/historyhttp"
 	"github.com/shiplog/shiplog/projections/live"
 	"github.com/shiplog/shiplog/projections/nodefeed"
@@ -111,13 +112,13 @@ func (cp *controlPlane) open(ctx context.Context, group *errgroup.Group, running
 	if err := cp.openLog(ctx); err != nil {
 		return err
 	}
-	cp.view = live.New(cp.log, cp.kinds, live.Options{Logger: cp.logger})
-	group.Go(func() error { return cp.view.Run(running) })
 	cp.stage("the read models")
 	if err := cp.openModels(ctx, group, running); err != nil {
 		return err
 	}
-	cp.stage("the live view, from the log")
+	cp.stage("the live view")
+	cp.view = live.New(cp.log, cp.kinds, live.Options{Logger: cp.logger, Start: cp.startFromModels})
+	group.Go(func() error { return cp.view.Run(running) })
 	if err := cp.view.WaitReady(ctx); err != nil {
 		return fmt.Errorf("reading the log: %w", err)
 	}
@@ -214,6 +215,26 @@ func (cp *controlPlane) openModels(ctx context.Context, group *errgroup.Group, r
 	cp.closeLater(func(context.Context) error { models.Close(); return nil })
 	group.Go(func() error { return models.Run(running) })
 	return nil
+}
+
+// worthASnapshot is the length of a log, in events, from which on it is quicker to start from the read models than from its beginning.
+const worthASnapshot = 20_000
+
+var errShortLog = errors.New("the log is short: it is read from its beginning")
+
+// startFromModels gives the live view what the read models hold, so that only the log's tail has to be read. When they cannot
+// answer, the view starts from the log's beginning.
+func (cp *controlPlane) startFromModels(ctx context.Context) ([]*projections.Object, uint64, error) {
+	head, err := cp.log.Head(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	if head < worthASnapshot {
+		return nil, 0, errShortLog
+	}
+	asking, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	return cp.models.Start(asking)
 }
 
 func (cp *controlPlane) serveAPI(ctx context.Context, group *errgroup.Group, running context.Context) error {
