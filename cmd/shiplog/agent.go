@@ -14,7 +14,7 @@ import (
 
 func newAgentCommand() *cobra.Command {
 	var c cluster.JoinConfig
-	var podCIDR, clusterCIDR, dns string
+	var podCIDR, clusterCIDR, serviceCIDR, dns string
 	cmd := &cobra.Command{
 		Use:   "agent --join URL --token T",
 		Short: "Run a node alone, joined to a control plane elsewhere",
@@ -33,6 +33,9 @@ registered. SIGTERM and SIGINT stop it; containers run on, and are taken over by
 			if c.ClusterCIDR, err = cluster.ParsePrefix("cluster-cidr", clusterCIDR, 8, 24); err != nil {
 				return err
 			}
+			if c.ServiceCIDR, err = cluster.ParsePrefix("service-cidr", serviceCIDR, 12, 24); err != nil {
+				return err
+			}
 			if c.DNS, err = netip.ParseAddr(dns); err != nil {
 				return fmt.Errorf("--cluster-dns %s is not an address", dns)
 			}
@@ -49,6 +52,7 @@ registered. SIGTERM and SIGINT stop it; containers run on, and are taken over by
 	flags.StringVar(&c.Bridge, "bridge", "shiplog0", "network bridge of this node's pods")
 	flags.StringVar(&podCIDR, "pod-cidr", "10.244.1.0/24", "range of this node's pods; every node needs its own")
 	flags.StringVar(&clusterCIDR, "cluster-cidr", "10.244.0.0/16", "range of all pods")
+	flags.StringVar(&serviceCIDR, "service-cidr", "10.96.0.0/16", "range of the services' addresses")
 	flags.StringVar(&dns, "cluster-dns", "10.96.0.10", "address of the cluster's name server: the tenth of the service range")
 	flags.StringVar(&c.Domain, "cluster-domain", "cluster.local", "domain of the cluster's DNS names")
 	return cmd

@@ -35,6 +35,7 @@ type JoinConfig struct {
 	Bridge      string
 	PodCIDR     netip.Prefix // of this node
 	ClusterCIDR netip.Prefix
+	ServiceCIDR netip.Prefix
 	DNS         netip.Addr
 	Domain      string
 	Logger      *slog.Logger
@@ -81,7 +82,7 @@ func RunAgent(ctx context.Context, c JoinConfig, ready func(name string)) error 
 		return fmt.Errorf("--join %s: %w", c.Server, err)
 	}
 	spec := makeNodeSpec(dir.Path(), nodeSpec{
-		Name: name, Bridge: c.Bridge, PodCIDR: c.PodCIDR, ClusterCIDR: c.ClusterCIDR, DNS: c.DNS, Domain: c.Domain,
+		Name: name, Bridge: c.Bridge, PodCIDR: c.PodCIDR, ClusterCIDR: c.ClusterCIDR, ServiceCIDR: c.ServiceCIDR, DNS: c.DNS, Domain: c.Domain,
 	})
 	if err := spec.save(dir.Path()); err != nil {
 		return err

@@ -35,7 +35,8 @@ type nodeSpec struct {
 	Bridge      string       `json:"bridge"`
 	PodCIDR     netip.Prefix `json:"podCIDR"`     // of this node
 	ClusterCIDR netip.Prefix `json:"clusterCIDR"` // of all pods
-	DNS         netip.Addr   `json:"dns"`         // the cluster's name server, as pods know it
+	ServiceCIDR netip.Prefix `json:"serviceCIDR"`
+	DNS         netip.Addr   `json:"dns"` // the cluster's name server, as pods know it
 	Domain      string       `json:"domain"`
 	CgroupRoot  string       `json:"cgroupRoot"`
 	ChainPrefix string       `json:"chainPrefix"`
@@ -78,8 +79,8 @@ func (s nodeSpec) save(dataDir string) error {
 func newAgent(dataDir string, s nodeSpec, config agent.Config, logger *slog.Logger) (*agent.Agent, error) {
 	dir := filepath.Join(dataDir, nodeDir)
 	pods, err := network.New(network.Config{
-		Bridge: s.Bridge, PodCIDR: s.PodCIDR, ClusterCIDR: s.ClusterCIDR, StateDir: filepath.Join(dir, "network"),
-		ChainPrefix: s.ChainPrefix, Logger: logger,
+		Bridge: s.Bridge, PodCIDR: s.PodCIDR, ClusterCIDR: s.ClusterCIDR, ServiceCIDR: s.ServiceCIDR,
+		StateDir: filepath.Join(dir, "network"), ChainPrefix: s.ChainPrefix, Logger: logger,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("making the pod network: %w", err)
@@ -125,7 +126,8 @@ func (cp *controlPlane) runNode(ctx context.Context, group *errgroup.Group) erro
 		return fmt.Errorf("--service-cidr %s has no tenth IPv4 address", cp.ServiceCIDR)
 	}
 	spec := makeNodeSpec(cp.dir.Path(), nodeSpec{
-		Name: name, Bridge: cp.Bridge, PodCIDR: firstNodeRange(cp.PodCIDR), ClusterCIDR: cp.PodCIDR, DNS: resolver, Domain: cp.ClusterDom,
+		Name: name, Bridge: cp.Bridge, PodCIDR: firstNodeRange(cp.PodCIDR), ClusterCIDR: cp.PodCIDR, ServiceCIDR: cp.ServiceCIDR,
+		DNS: resolver, Domain: cp.ClusterDom,
 	})
 	if err := spec.save(cp.dir.Path()); err != nil {
 		return err
