@@ -89,13 +89,14 @@ func (r *rollout) syncRevision() *set {
 		return nil
 	}
 	annotations := annotate(s.now, r.d, r.old())
+	reused := annotations[revisionHistoryAnnotation] != s.now.Annotations[revisionHistoryAnnotation]
 	if !maps.Equal(annotations, s.now.Annotations) || s.now.Spec.MinReadySeconds != r.d.Spec.MinReadySeconds {
 		rs := s.edit()
 		rs.Annotations, rs.Spec.MinReadySeconds = annotations, r.d.Spec.MinReadySeconds
 	}
 	r.setRevision(annotations[revisionAnnotation])
-	if history := annotations[revisionHistoryAnnotation]; history != s.now.Annotations[revisionHistoryAnnotation] {
-		r.d.Annotations[revisionHistoryAnnotation] = history // by this the event is told as a rollback
+	if reused { // by this the event is told as a rollback
+		r.d.Annotations[revisionHistoryAnnotation] = annotations[revisionHistoryAnnotation]
 	}
 	if hasDeadline(r.d) && condition(&r.d.Status, appsv1.DeploymentProgressing) == nil {
 		r.setCondition(&r.d.Status, appsv1.DeploymentProgressing, corev1.ConditionTrue, "FoundNewReplicaSet", fmt.Sprintf("Found new replica set %q", s.now.Name))
