@@ -29,7 +29,7 @@ func (s *Server) begin(ctx context.Context) error {
 	maker := bootstrap.Maker{Bus: s.Bus(), Live: s.cfg.Live, Kinds: s.cfg.Kinds}
 	began := time.Now()
 	err = maker.Ensure(ctx, bootstrap.Cluster{
-		ServiceCIDR: s.cfg.ServiceCIDR, APIService: apiIP, DNSService: dnsIP, Advertise: s.advertised(), Port: s.port(),
+		ServiceCIDR: s.cfg.ServiceCIDR, APIService: apiIP, DNSService: dnsIP, Advertise: s.advertised(), Port: s.advertisedPort(),
 	})
 	if err != nil {
 		return fmt.Errorf("making the objects that every cluster has: %w", err)

@@ -19,6 +19,11 @@ import (
 type Config struct {
 	// Listen is the address to serve on; port 0 takes any free one. Default 127.0.0.1:6443.
 	Listen string
+	// AlsoListen are further addresses to serve on, with the same certificate: where pods and nodes reach a server whose users come
+	// by a loopback address.
+	AlsoListen []string
+	// AdvertisePort is the port of Advertise; default that of Listen.
+	AdvertisePort int
 	// Advertise is the address under which pods and nodes reach the server: the endpoint of the service "kubernetes". Default: the
 	// address of Listen or, when that is unspecified, the host's first other address.
 	Advertise net.IP

@@ -75,8 +75,8 @@ func (s *Server) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", c.Listen); err != nil {
-		return fmt.Errorf("listening on %s: %w", c.Listen, err)
+	if s.listener, err = listen(ctx, c.Listen, c.AlsoListen); err != nil {
+		return err
 	}
 	transport := &inprocess.Transport{}
 	loopback, err := loopbackConfig(transport)
@@ -211,6 +211,13 @@ func (s *Server) port() int {
 		return 0
 	}
 	return n
+}
+
+func (s *Server) advertisedPort() int {
+	if s.cfg.AdvertisePort != 0 {
+		return s.cfg.AdvertisePort
+	}
+	return s.port()
 }
 
 // advertised is the address of the endpoint of the service "kubernetes".

@@ -3,6 +3,8 @@ package access
 import (
 	"context"
 	"fmt"
+	"reflect"
+	"slices"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -75,25 +77,40 @@ func (r roles) GetClusterRole(_ context.Context, name string) (*rbacv1.ClusterRo
 	return &sum, nil
 }
 
-// Aggregate sums up the rules of the roles that an aggregated role selects.
+// Aggregate sums up the rules of the roles that an aggregated role selects, each rule once. A role that it selects may be a sum
+// itself.
 func Aggregate(role *rbacv1.ClusterRole, all func(yield func(*rbacv1.ClusterRole) bool)) []rbacv1.PolicyRule {
-	var selectors []labels.Selector
+	s := summer{all: slices.Collect(all), done: map[string]bool{}}
+	s.add(role)
+	return s.rules
+}
+
+type summer struct {
+	all   []*rbacv1.ClusterRole
+	done  map[string]bool
+	rules []rbacv1.PolicyRule
+}
+
+func (s *summer) add(role *rbacv1.ClusterRole) {
+	s.done[role.Name] = true
 	for i := range role.AggregationRule.ClusterRoleSelectors {
-		if s, err := metav1.LabelSelectorAsSelector(&role.AggregationRule.ClusterRoleSelectors[i]); err == nil {
-			selectors = append(selectors, s)
-		}
-	}
-	var out []rbacv1.PolicyRule
-	for other := range all {
-		if other.Name == role.Name {
+		selector, err := metav1.LabelSelectorAsSelector(&role.AggregationRule.ClusterRoleSelectors[i])
+		if err != nil {
 			continue
 		}
-		for _, s := range selectors {
-			if s.Matches(labels.Set(other.Labels)) {
-				out = append(out, other.Rules...)
-				break
+		for _, other := range s.all {
+			switch {
+			case s.done[other.Name] || !selector.Matches(labels.Set(other.Labels)):
+			case other.AggregationRule != nil:
+				s.add(other)
+			default:
+				s.done[other.Name] = true
+				for _, rule := range other.Rules {
+					if !slices.ContainsFunc(s.rules, func(have rbacv1.PolicyRule) bool { return reflect.DeepEqual(have, rule) }) {
+						s.rules = append(s.rules, rule)
+					}
+				}
 			}
 		}
 	}
-	return out
 }
