@@ -249,7 +249,8 @@ func taintsOf(n *corev1.Node, evict bool, now time.Time) (taints []corev1.Taint,
 		i := slices.IndexFunc(taints, func(t corev1.Taint) bool { return t.Key == w.key && t.Effect == w.effect })
 		switch {
 		case w.on && i < 0 && (evict || w.effect != corev1.TaintEffectNoExecute):
-			at := metav1.NewTime(now)
+			// Whole seconds, as JSON has them: a later reader must see the taint that it reads unchanged, or a node may not write to itself.
+			at := metav1.NewTime(now.Truncate(time.Second))
 			taints = append(taints, corev1.Taint{Key: w.key, Effect: w.effect, TimeAdded: &at})
 			changed = true
 		case !w.on && i >= 0:

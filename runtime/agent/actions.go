@@ -274,10 +274,16 @@ func (a *Agent) pullCredentials(api *corev1.Pod) images.Credentials {
 func (p *pod) start(ctx context.Context, act plan.Action) {
 	api := p.snapshot()
 	spec := findContainer(api, act.Container)
+	p.mu.Lock()
+	pulled := p.container(act.Container).Pulled
+	p.mu.Unlock()
 	st, err := p.a.startContainer(ctx, api, spec, act.Attempt)
 	if err != nil {
 		p.startFailed(api, spec, act, err)
 		return
+	}
+	if !pulled {
+		p.a.events.normal(api, spec.Name, "Pulled", fmt.Sprintf("Container image %q already present on machine", spec.Image))
 	}
 	p.a.events.normal(api, spec.Name, "Created", "Container created")
 	p.a.events.normal(api, spec.Name, "Started", "Container started")

@@ -180,12 +180,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	if found.Rebooted {
 		a.log.Info("the machine was restarted: all pods get new sandboxes")
 	}
-	n := &node{a: a, ready: a.readiness}
-	a.background.Go(func() { n.run(ctx, a.machine, a.nodeNews) })
-	a.background.Go(func() { a.events.run(ctx) })
+	// The network first: a node that comes back says nothing before it can say that it is ready, and so gets no taints.
 	if err := a.begin(ctx); err != nil {
 		return err
 	}
+	n := &node{a: a, ready: a.readiness}
+	a.background.Go(func() { n.run(ctx, a.machine, a.nodeNews) })
+	a.background.Go(func() { a.events.run(ctx) })
 	a.background.Go(func() { a.serve(ctx) })
 	a.background.Go(func() { a.rotateLogs(ctx) })
 	a.adoptPods()

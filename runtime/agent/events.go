@@ -157,7 +157,7 @@ func (r *recorder) event(h happening) *corev1.Event {
 	if namespace == "" {
 		namespace = metav1.NamespaceDefault
 	}
-	at := metav1.NewTime(h.at)
+	at := metav1.NewTime(h.at.Truncate(time.Second)) // as JSON has it
 	return &corev1.Event{
 		ObjectMeta:     metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprintf("%s.%x", h.ref.Name, h.at.UnixNano())},
 		InvolvedObject: h.ref, Type: h.kind, Reason: h.reason, Message: h.message, FirstTimestamp: at, LastTimestamp: at, Count: 1,
@@ -167,7 +167,7 @@ func (r *recorder) event(h happening) *corev1.Event {
 }
 
 func (r *recorder) repeat(ctx context.Context, k *remembered) error {
-	patch, err := json.Marshal(map[string]any{"count": k.count, "lastTimestamp": metav1.NewTime(k.last)})
+	patch, err := json.Marshal(map[string]any{"count": k.count, "lastTimestamp": metav1.NewTime(k.last.Truncate(time.Second))})
 	if err != nil {
 		return err
 	}

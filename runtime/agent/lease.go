@@ -19,6 +19,9 @@ import (
 // leaseSeconds is how long the cluster believes in a node that does not renew its lease.
 const leaseSeconds = 40
 
+// retryFirst is the first wait before the control plane is asked again; it doubles.
+const retryFirst = 250 * time.Millisecond
+
 var leasesVersioned = coordinationv1.SchemeGroupVersion.WithResource("leases")
 
 // renew says that the node lives. The first time it makes the lease, or takes over the one that is there.
@@ -60,7 +63,7 @@ func wrapLease(err error) error {
 
 // run registers the node, and then renews lease and status. Each failure is tried again; the node's pods run on meanwhile.
 func (n *node) run(ctx context.Context, m machine, changed <-chan struct{}) {
-	wait := 250 * time.Millisecond
+	wait := retryFirst
 	for {
 		err := n.register(ctx, m)
 		if err == nil {
@@ -82,11 +85,15 @@ func (n *node) run(ctx context.Context, m machine, changed <-chan struct{}) {
 	n.a.events.onNode(n.known.UID, corev1.EventTypeNormal, "Starting", "Starting the node agent.")
 	lease := time.NewTicker(n.a.cfg.LeasePeriod)
 	defer lease.Stop()
+	var retry <-chan time.Time
+	wait = retryFirst
 	for {
 		var err error
 		select {
 		case <-ctx.Done():
 			return
+		case <-retry:
+			err = n.send(ctx, m)
 		case <-lease.C:
 			if err = n.renew(ctx); err == nil {
 				err = n.send(ctx, m)
@@ -96,6 +103,7 @@ func (n *node) run(ctx context.Context, m machine, changed <-chan struct{}) {
 		}
 		switch {
 		case err == nil || ctx.Err() != nil:
+			retry, wait = nil, retryFirst
 		case apierrors.IsNotFound(err):
 			// Somebody deleted the Node: this one is still here.
 			if err := n.register(ctx, m); err != nil {
@@ -103,6 +111,8 @@ func (n *node) run(ctx context.Context, m machine, changed <-chan struct{}) {
 			}
 		default:
 			n.a.log.Warn("the control plane does not hear of the node", "error", err)
+			retry = time.After(wait)
+			wait = min(2*wait, 10*time.Second)
 		}
 	}
 }
