@@ -333,6 +333,9 @@ func (a *Agent) Teardown(ctx context.Context) error {
 		failed = append(failed, err)
 	}
 	failed = append(failed, a.containers.Teardown(ctx))
+	if a.cfg.Policy != nil {
+		failed = append(failed, a.cfg.Policy.Teardown(ctx))
+	}
 	if a.cfg.Proxy != nil {
 		failed = append(failed, a.cfg.Proxy.Teardown(ctx))
 	}

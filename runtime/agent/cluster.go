@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/projections/nodefeed"
@@ -60,6 +61,15 @@ func (c cluster) servicesFor(namespace string) []*corev1.Service {
 		}
 	}
 	return out
+}
+
+func (c cluster) policies() []*networkingv1.NetworkPolicy {
+	gr := domain.Resource{Group: networkingv1.GroupName, Resource: "networkpolicies"}
+	return slices.Collect(nodefeed.List[*networkingv1.NetworkPolicy](c.copy, gr, ""))
+}
+
+func (c cluster) namespaces() []*corev1.Namespace {
+	return slices.Collect(nodefeed.List[*corev1.Namespace](c.copy, core("namespaces"), ""))
 }
 
 func (c cluster) slices() []*discoveryv1.EndpointSlice {

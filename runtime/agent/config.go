@@ -19,6 +19,7 @@ import (
 	"github.com/shiplog/shiplog/runtime/dns"
 	"github.com/shiplog/shiplog/runtime/images"
 	"github.com/shiplog/shiplog/runtime/network"
+	"github.com/shiplog/shiplog/runtime/policy"
 	"github.com/shiplog/shiplog/runtime/proxy"
 )
 
@@ -45,6 +46,12 @@ type DNS interface {
 	Run(ctx context.Context) error
 }
 
+// Policy keeps network policies: who may speak to the node's pods, and to whom they may.
+type Policy interface {
+	Apply(ctx context.Context, state policy.State) error
+	Teardown(ctx context.Context) error
+}
+
 // Upstream is the control plane: what it says, and how it is told.
 type Upstream struct {
 	Source nodefeed.Source
@@ -63,6 +70,7 @@ type Config struct {
 	Network Network // nil: pods without hostNetwork cannot run
 	Proxy   Proxy   // nil: no services
 	DNS     DNS     // nil: no cluster DNS
+	Policy  Policy  // nil: network policies are not kept
 
 	NodeIP  netip.Addr        // (the address of the default route)
 	Labels  map[string]string // of the Node, beside the usual ones

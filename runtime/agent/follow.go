@@ -83,6 +83,9 @@ func (a *Agent) take(items []nodefeed.Item) {
 		switch ref.Resource {
 		case "pods":
 			a.takePod(ref, causes[ref])
+			services = services || a.cfg.Policy != nil // labels may have changed
+		case "networkpolicies", "namespaces":
+			services = services || a.cfg.Policy != nil
 		case "nodes":
 			if ref.Name == a.cfg.NodeName {
 				a.touchNode()

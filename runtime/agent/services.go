@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/shiplog/shiplog/runtime/dns"
+	"github.com/shiplog/shiplog/runtime/policy"
 	"github.com/shiplog/shiplog/runtime/proxy"
 )
 
@@ -133,9 +135,20 @@ func (a *Agent) applyServices(ctx context.Context) error {
 	if a.cfg.DNS != nil {
 		a.cfg.DNS.Update(dns.State{Services: services, Slices: slices, Pods: pods})
 	}
-	if a.cfg.Proxy == nil {
-		return nil
+	var failed []error
+	if a.cfg.Policy != nil {
+		// The node's own pods, with the addresses that they have now: the API learns of them a moment later.
+		failed = append(failed, a.cfg.Policy.Apply(ctx, policy.State{
+			Policies: a.cluster.policies(), Namespaces: a.cluster.namespaces(), Pods: a.Pods(), NodeName: a.cfg.NodeName,
+		}))
 	}
+	if a.cfg.Proxy != nil {
+		failed = append(failed, a.applyProxy(ctx, services, slices, pods))
+	}
+	return errors.Join(failed...)
+}
+
+func (a *Agent) applyProxy(ctx context.Context, services []*corev1.Service, slices []*discoveryv1.EndpointSlice, pods []*corev1.Pod) error {
 	return a.cfg.Proxy.Apply(ctx, proxy.State{
 		Services: services, Slices: slices, NodeName: a.cfg.NodeName, NodeIPs: []netip.Addr{a.cfg.NodeIP}, PodCIDR: a.cfg.PodCIDR,
 		ClusterCIDR: a.cfg.ClusterCIDR, HostPorts: hostPorts(pods, a.podIP),
