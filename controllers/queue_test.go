@@ -154,6 +154,7 @@ func TestWorkersAreBounded(t *testing.T) {
 			q.add(Key{Name: fmt.Sprint(i)}, trigger{}, time.Now())
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if r.most != 3 || len(r.runs) != 10 {
 			t.Errorf("%d at once, %d runs; want 3 and 10", r.most, len(r.runs))
 		}
