@@ -204,6 +204,23 @@ func TestPatchRefuses(t *testing.T) {
 	}
 }
 
+// TestErrorsKeepSecrets: what a document holds does not get into the text of an error.
+func TestErrorsKeepSecrets(t *testing.T) {
+	for _, c := range []struct{ before, delta string }{
+		{`{"a":"hunter2"}`, `{"~a":{"=b":1}}`},
+		{`{"a":"hunter2"}`, `{"@a":["hunter2"]}`},
+		{`{"a":["hunter2"]}`, `{"@a":["hunter2"]}`},
+		{`{"a":["hunter2"]}`, `{"^a":[0,0,"hunter2"]}`},
+		{`["hunter2"]`, `{"=a":"hunter2"}`},
+		{`{"a":"x"}`, `{"^a":["hunter2",1,""]}`},
+	} {
+		_, err := Patch([]byte(c.before), []byte(c.delta))
+		if err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("Patch(%s, %s): %v", c.before, c.delta, err)
+		}
+	}
+}
+
 func FuzzPatch(f *testing.F) {
 	f.Add([]byte(`{"a":[1,{"name":"x"}],"b":"text"}`), []byte(`{"@a":[1,{"=name":"y"}],"^b":[1,1,"z"]}`))
 	f.Add([]byte(`[`), []byte(`{"@":[1]}`))

@@ -23,6 +23,22 @@ func Patch(before, delta []byte) ([]byte, error) {
 // isWhole says whether a delta leads from anything to its document.
 func isWhole(delta []byte) bool { return bytes.HasPrefix(delta, []byte(`{"":`)) }
 
+// sortOf says what a value is, and nothing of what it holds, which may be secret and must not get into errors.
+func sortOf(value []byte) string {
+	if len(value) == 0 {
+		return "nothing"
+	}
+	switch value[0] {
+	case '{':
+		return "an object"
+	case '[':
+		return "a list"
+	case '"':
+		return "a text"
+	}
+	return "a number or word"
+}
+
 type patcher struct{ out []byte }
 
 // change is one member of an object's delta.
@@ -47,7 +63,7 @@ func changes(delta []byte) ([]change, error) {
 		out = append(out, c)
 	}
 	if s.bad || len(out) == 0 {
-		return nil, fmt.Errorf("%w: members with a sign expected, got %.60q", ErrBadDelta, delta)
+		return nil, fmt.Errorf("%w: members with a sign expected, got %s", ErrBadDelta, sortOf(delta))
 	}
 	byKey := func(a, b change) int { return bytes.Compare(a.key, b.key) }
 	if !slices.IsSortedFunc(out, byKey) {
@@ -76,7 +92,7 @@ func (p *patcher) edit(base, delta []byte) error {
 	case base[0] == '"' && cs[0].sign == '^' && len(cs) == 1:
 		return p.text(base, cs[0].value)
 	}
-	return fmt.Errorf("%w: %.60q does not fit %.60q", ErrWrongBase, delta, base)
+	return fmt.Errorf("%w: %s does not fit %s", ErrWrongBase, sortOf(delta), sortOf(base))
 }
 
 func (p *patcher) object(base []byte, cs []change) error {
@@ -139,7 +155,7 @@ func (p *patcher) member(base []byte, c change) error {
 		return nil
 	case '~':
 		if base[0] != '{' {
-			return fmt.Errorf("%w: an object expected, there is %.60q", ErrWrongBase, base)
+			return fmt.Errorf("%w: an object expected, there is %s", ErrWrongBase, sortOf(base))
 		}
 		cs, err := changes(c.value)
 		if err != nil {
@@ -157,11 +173,11 @@ func (p *patcher) member(base []byte, c change) error {
 func (p *patcher) list(base, delta []byte) error {
 	elems, ok := elements(base)
 	if !ok {
-		return fmt.Errorf("%w: a list expected, there is %.60q", ErrWrongBase, base)
+		return fmt.Errorf("%w: a list expected, there is %s", ErrWrongBase, sortOf(base))
 	}
 	steps, ok := elements(delta)
 	if !ok {
-		return fmt.Errorf("%w: steps expected, got %.60q", ErrBadDelta, delta)
+		return fmt.Errorf("%w: steps expected, got %s", ErrBadDelta, sortOf(delta))
 	}
 	p.out = append(p.out, '[')
 	body := len(p.out)
@@ -178,7 +194,7 @@ func (p *patcher) list(base, delta []byte) error {
 		case '[':
 			values, ok := elements(step)
 			if !ok {
-				return fmt.Errorf("%w: values expected, got %.60q", ErrBadDelta, step)
+				return fmt.Errorf("%w: values expected, got %s", ErrBadDelta, sortOf(step))
 			}
 			put(values...)
 		case '{':
@@ -193,7 +209,7 @@ func (p *patcher) list(base, delta []byte) error {
 		default:
 			n, err := strconv.Atoi(string(step))
 			if err != nil || n == 0 {
-				return fmt.Errorf("%w: a step expected, got %.60q", ErrBadDelta, step)
+				return fmt.Errorf("%w: a step expected, got %s", ErrBadDelta, sortOf(step))
 			}
 			if max(n, -n) > len(elems) {
 				return fmt.Errorf("%w: the list is too short", ErrWrongBase)
@@ -223,16 +239,16 @@ func (p *patcher) text(base, delta []byte) error {
 // splice reads the change of a text: what is kept at its ends and what comes between.
 func splice(base, delta []byte) (prefix, suffix, middle []byte, err error) {
 	if base[0] != '"' {
-		return nil, nil, nil, fmt.Errorf("%w: a text expected, there is %.60q", ErrWrongBase, base)
+		return nil, nil, nil, fmt.Errorf("%w: a text expected, there is %s", ErrWrongBase, sortOf(base))
 	}
 	parts, ok := elements(delta)
 	if !ok || len(parts) != 3 || len(parts[2]) < 2 || parts[2][0] != '"' {
-		return nil, nil, nil, fmt.Errorf("%w: two counts and a text expected, got %.60q", ErrBadDelta, delta)
+		return nil, nil, nil, fmt.Errorf("%w: two counts and a text expected, got %s", ErrBadDelta, sortOf(delta))
 	}
 	m, errM := strconv.Atoi(string(parts[0]))
 	n, errN := strconv.Atoi(string(parts[1]))
 	if errM != nil || errN != nil || m < 0 || n < 0 {
-		return nil, nil, nil, fmt.Errorf("%w: two counts expected, got %.60q", ErrBadDelta, delta)
+		return nil, nil, nil, fmt.Errorf("%w: two counts expected, got %s", ErrBadDelta, sortOf(delta))
 	}
 	text := base[1 : len(base)-1]
 	if m > len(text) || n > len(text)-m {

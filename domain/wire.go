@@ -232,7 +232,7 @@ func (w *wireReader) object(data []byte, member func(key string, value []byte)) 
 		member(string(k), v)
 	}
 	if s.bad {
-		w.check(fmt.Errorf("%w: an object expected, got %.60q", ErrBadJSON, data))
+		w.check(fmt.Errorf("%w: an object expected, got %s", ErrBadJSON, sortOf(data)))
 	}
 }
 
@@ -293,7 +293,7 @@ func (w *wireReader) actorField(a *Actor, key string, v []byte) {
 	case wireGroups:
 		list, ok := elements(v)
 		if !ok {
-			w.check(fmt.Errorf("%w: a list of groups expected, got %.60q", ErrBadJSON, v))
+			w.check(fmt.Errorf("%w: a list of groups expected, got %s", ErrBadJSON, sortOf(v)))
 			return
 		}
 		a.Groups = make([]string, len(list))
