@@ -2,7 +2,7 @@
 # Formatting, vet and staticcheck over our own packages.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-mapfile -t files < <(git ls-files '*.go' | grep -v '/generated/')
+mapfile -t files < <(git ls-files '*.go' | grep -vE '(^|/)generated(/|\.go$)')
 unformatted=$(go tool gofumpt -l "${files[@]}")
 if [ -n "$unformatted" ]; then
   printf 'lint: not gofumpt-formatted (go tool gofumpt -w FILE mends it):\n%s\n' "$unformatted" >&2

@@ -74,7 +74,7 @@ var layer = map[string]int{
 	"eventstore": 1,
 	"commands":   2, "projections": 2,
 	"api": 3, "graphql": 3, "ops": 3, "controllers": 3, "scheduler": 3, "runtime": 3,
-	"cmd":      4,
+	"cmd": 4,
 	// What several rooms' tests share stands in internal; it may know the rooms that it serves up.
 	"internal": 3, "examples": 5, "test": 5,
 }
