@@ -37,7 +37,26 @@ func (s *Server) begin(ctx context.Context) error {
 	s.cfg.Logger.Debug("the objects that every cluster has are there", "took", time.Since(began))
 	go join.NewSigner(join.SignerConfig{Live: s.cfg.Live, Bus: s.Bus(), PKI: s.cfg.PKI, Now: s.cfg.Now, Logger: s.cfg.Logger}).Run(ctx)
 	go s.registry.SweepAddresses(ctx)
+	go s.renewCertificates(ctx)
 	return s.waitServing(ctx)
+}
+
+// renewEvery is how often the certificates are looked at.
+const renewEvery = 12 * time.Hour
+
+func (s *Server) renewCertificates(ctx context.Context) {
+	tick := time.NewTicker(renewEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := s.cfg.PKI.Renew(); err != nil {
+			s.cfg.Logger.Error("renewing the cluster's certificates; trying again in half a day", "error", err)
+		}
+	}
 }
 
 // waitServing waits until the server says that it is ready.

@@ -70,7 +70,6 @@ type watcher struct {
 	progress bool // tell the position whenever it moves on
 	snapshot projections.Reader
 	position uint64 // up to which everything has been delivered
-	follower projections.Follower
 
 	result chan watch.Event
 	cancel context.CancelFunc

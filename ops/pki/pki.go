@@ -57,6 +57,7 @@ type Options struct {
 // PKI is a directory of certificates and the authority's power to sign more.
 type PKI struct {
 	dir   string
+	opts  Options
 	now   func() time.Time
 	ca    *x509.Certificate
 	key   crypto.Signer
@@ -82,6 +83,16 @@ func Ensure(o Options) (*PKI, error) {
 	if err := p.tokenKey(); err != nil {
 		return nil, fmt.Errorf("the key of service-account tokens in %s: %w", o.Dir, err)
 	}
+	p.opts = o
+	if err := p.Renew(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// Renew makes the certificates anew that are about to expire. Who serves with them reads them again by itself.
+func (p *PKI) Renew() error {
+	o := p.opts
 	for _, l := range []struct {
 		cert, key string
 		want      Request
@@ -91,10 +102,10 @@ func Ensure(o Options) (*PKI, error) {
 		{KubeletCert, KubeletKey, Request{Name: "kube-apiserver-kubelet-client", Organizations: []string{"system:masters"}, Client: true}},
 	} {
 		if err := p.leaf(l.cert, l.key, l.want); err != nil {
-			return nil, fmt.Errorf("the certificate %s: %w", filepath.Join(o.Dir, l.cert), err)
+			return fmt.Errorf("the certificate %s: %w", filepath.Join(o.Dir, l.cert), err)
 		}
 	}
-	return p, nil
+	return nil
 }
 
 func serving(o Options) Request {
