@@ -18,7 +18,7 @@ import (
 )
 
 // patience bounds how long a test waits for something that must happen.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // Run runs the suite. open returns a new, empty log each time and has t close it.
 func Run(t *testing.T, open func(t *testing.T) eventstore.Log) {

@@ -126,7 +126,6 @@ func (l *Log) commit(requests []*request) {
 		refusal = l.disk.refuses(l.opts.Now())
 	}
 	g := l.newGroup()
-	defer g.batch.Close()
 	var accepted []*request
 	for _, r := range requests {
 		if !r.taken.CompareAndSwap(false, true) {
@@ -165,11 +164,14 @@ func (l *Log) commit(requests []*request) {
 		}
 		return
 	}
-	if err := l.write(g); err != nil {
+	if err := l.apply(g.batch, pebble.Sync); err != nil {
 		for _, r := range accepted {
 			r.finish(err)
 		}
 		return
+	}
+	if err := l.mark.set(g.head); err != nil {
+		l.log.Warn("marking the head failed; damage at the end of the write-ahead log may go unnoticed", "error", err)
 	}
 	l.recent.add(g.events, g.ids)
 	l.nextStream, l.lastTicks, l.lastSample = g.nextStream, g.ticks, g.lastSample
@@ -183,21 +185,26 @@ func (l *Log) commit(requests []*request) {
 	}
 }
 
-// write makes a group durable. Whatever goes wrong, the log takes no more writes afterwards: what reached the disk is
-// known only after recovery.
-func (l *Log) write(g *group) (err error) {
-	defer func() {
-		if r := recover(); r != nil { // Pebble panics when it cannot rotate its write-ahead log
-			l.fuse.blow(fmt.Errorf("committing: %v", r))
-		}
-		if blown := l.fuse.blown(); blown != nil {
-			err = blown
+// apply makes a batch visible in Pebble, and durable if opts say so. Whatever goes wrong, the log takes no more writes
+// afterwards: what reached the disk is known only after recovery. The batch is not used again.
+func (l *Log) apply(batch *pebble.Batch, opts *pebble.WriteOptions) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() {
+			if r := recover(); r != nil {
+				l.fuse.blow(fmt.Errorf("committing: %v", r))
+			}
+		}()
+		if err := errors.Join(l.db.Apply(batch, opts), batch.Close()); err != nil {
+			l.fuse.blow(fmt.Errorf("committing: %w", err))
 		}
 	}()
-	if err := l.db.Apply(g.batch, pebble.Sync); err != nil {
-		l.fuse.blow(fmt.Errorf("committing: %w", err))
+	select {
+	case <-done:
+	case <-l.fuse.gone: // Pebble may wait for ever for a memtable that is not written any more
 	}
-	return nil
+	return l.fuse.blown()
 }
 
 // wakeSoon has the subscribers woken by a goroutine of its own: with a thousand of them it takes longer than a sync.

@@ -185,7 +185,7 @@ func TestDiskFaults(t *testing.T) {
 					t.Fatal(err)
 				}
 				if !fault.failed.Load() {
-					if n < 20 {
+					if n < 10 {
 						t.Fatalf("only %d calls were made: the test injects nothing", n)
 					}
 					return

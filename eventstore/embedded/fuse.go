@@ -1,11 +1,14 @@
 package embedded
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -15,14 +18,22 @@ import (
 // fuse is the file system under Pebble. It blows at the first sync that fails, and at the first failed write to the
 // write-ahead log or the manifest; from then on it lets no change through, until the log is opened anew. After a failed
 // fsync Linux marks the pages clean: trying again would report success for what is not on the disk.
+//
+// Pebble ends the process, or breaks its own state, when such a failure reaches it. So it does not learn of it: whoever
+// commits asks the fuse, and Pebble's background work is halted at its next change of a file. What is in memory and on disk
+// stays as it is, to be read from.
 type fuse struct {
 	vfs.FS
 	mu     sync.Mutex
 	cause  error
+	gone   chan struct{} // closed when it blows
+	armed  atomic.Bool   // Pebble is open: who changes a file now, other than a write-ahead log, is one of its own goroutines
 	onBlow func(error)
 }
 
-func newFuse(fs vfs.FS, onBlow func(error)) *fuse { return &fuse{FS: fs, onBlow: onBlow} }
+func newFuse(fs vfs.FS, onBlow func(error)) *fuse {
+	return &fuse{FS: fs, gone: make(chan struct{}), onBlow: onBlow}
+}
 
 // blow refuses all changes from now on.
 func (f *fuse) blow(cause error) {
@@ -30,6 +41,7 @@ func (f *fuse) blow(cause error) {
 	first := f.cause == nil
 	if first {
 		f.cause = cause
+		close(f.gone)
 	}
 	f.mu.Unlock()
 	if first {
@@ -45,6 +57,16 @@ func (f *fuse) blown() error {
 		return nil
 	}
 	return fmt.Errorf("%w: writing to disk failed earlier, restart to recover: %w", eventstore.ErrUnavailable, f.cause)
+}
+
+// refusal is blown for Pebble's background work: it does not return when the fuse has blown. The goroutine gives back the
+// locks that it holds, and Pebble starts no other in its place.
+func (f *fuse) refusal() error {
+	err := f.blown()
+	if err != nil && f.armed.Load() {
+		runtime.Goexit()
+	}
+	return err
 }
 
 // Lock is answered here: the log holds a lock of its own on the directory above (see lock.go), which it can give back even
@@ -65,46 +87,30 @@ func (f *fuse) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (
 	return f.open(newname, func() (vfs.File, error) { return f.FS.ReuseForWrite(oldname, newname, c) })
 }
 
-func (f *fuse) OpenDir(name string) (vfs.File, error) {
-	file, err := f.FS.OpenDir(name)
-	if err != nil {
-		return nil, err
-	}
-	return &fusedDir{fusedFile{File: file, fuse: f, name: name}}, nil
-}
-
-// fusedDir is a directory of a fuse. When syncing it fails Pebble panics, in a goroutine of its own, where nobody can
-// recover. So Pebble does not learn of it; since the fuse has blown, nothing that Pebble does afterwards reaches the disk and
-// nothing is acknowledged.
-type fusedDir struct{ fusedFile }
-
-func (d *fusedDir) Sync() error {
-	if d.fuse.blown() == nil {
-		_ = d.fusedFile.Sync() // it blows the fuse
-	}
-	return nil
-}
-
 func (f *fuse) open(name string, open func() (vfs.File, error)) (vfs.File, error) {
 	base := f.PathBase(name)
-	isWAL := strings.HasSuffix(base, ".log")
-	err := f.blown()
-	var file vfs.File
-	if err == nil {
-		if file, err = open(); err != nil && isWAL {
-			f.blow(fmt.Errorf("creating %s: %w", name, err))
-		}
+	if strings.HasSuffix(base, ".log") {
+		return f.openWAL(name, open), nil
 	}
-	if isWAL {
-		if err != nil {
-			file = vfs.NewMemFile(nil) // nothing reaches it
-		}
-		return &fusedWAL{fusedFile{File: file, fuse: f, name: name, vital: true}}, nil
+	if err := f.refusal(); err != nil {
+		return nil, err
 	}
+	file, err := open()
 	if err != nil {
 		return nil, err
 	}
 	return &fusedFile{File: file, fuse: f, name: name, vital: strings.HasPrefix(base, "MANIFEST")}, nil
+}
+
+func (f *fuse) openWAL(name string, open func() (vfs.File, error)) vfs.File {
+	if f.blown() == nil {
+		file, err := open()
+		if err == nil {
+			return &fusedWAL{file: file, fuse: f, name: name}
+		}
+		f.blow(fmt.Errorf("creating %s: %w", name, err))
+	}
+	return &fusedWAL{file: vfs.NewMemFile(nil), fuse: f, name: name} // nothing reaches it
 }
 
 func (f *fuse) Link(oldname, newname string) error {
@@ -126,13 +132,38 @@ func (f *fuse) RemoveAll(name string) error {
 }
 
 func (f *fuse) change(change func() error) error {
-	if err := f.blown(); err != nil {
+	if err := f.refusal(); err != nil {
 		return err
 	}
 	return change()
 }
 
-// fusedFile is a file of a fuse.
+func (f *fuse) OpenDir(name string) (vfs.File, error) {
+	file, err := f.FS.OpenDir(name)
+	if err != nil {
+		return nil, err
+	}
+	return &fusedDir{File: file, fuse: f, name: name}, nil
+}
+
+// fusedDir is a directory of a fuse.
+type fusedDir struct {
+	vfs.File
+	fuse *fuse
+	name string
+}
+
+// Sync never fails; see fuse.
+func (d *fusedDir) Sync() error {
+	if d.fuse.blown() == nil {
+		if err := d.File.Sync(); err != nil {
+			d.fuse.blow(fmt.Errorf("syncing %s: %w", d.name, err))
+		}
+	}
+	return nil
+}
+
+// fusedFile is a table, a manifest or the like.
 type fusedFile struct {
 	vfs.File
 	fuse  *fuse
@@ -140,58 +171,15 @@ type fusedFile struct {
 	vital bool // a failed write, not only a failed sync, blows the fuse
 }
 
-// fusedWAL is a write-ahead log. Like a directory, it never tells Pebble of a failure: Pebble would end the process, or hold
-// its locks for ever. Whoever commits asks the fuse.
-type fusedWAL struct{ fusedFile }
-
-func (w *fusedWAL) Write(p []byte) (int, error) {
-	_, _ = w.fusedFile.Write(p)
-	return len(p), nil
-}
-
-func (w *fusedWAL) Sync() error {
-	_ = w.fusedFile.Sync()
-	return nil
-}
-
-func (w *fusedWAL) SyncData() error {
-	_ = w.fusedFile.SyncData()
-	return nil
-}
-
-func (w *fusedWAL) SyncTo(length int64) (bool, error) {
-	full, _ := w.fusedFile.SyncTo(length)
-	return full, nil
-}
-
-func (w *fusedWAL) Close() error {
-	if err := w.File.Close(); err != nil {
-		w.fuse.blow(fmt.Errorf("closing %s: %w", w.name, err))
-	}
-	return nil
-}
-
 func (f *fusedFile) Write(p []byte) (int, error) {
-	if err := f.fuse.blown(); err != nil {
+	if err := f.fuse.refusal(); err != nil {
 		return 0, err
 	}
 	n, err := f.File.Write(p)
-	return n, f.wrote(err)
-}
-
-func (f *fusedFile) WriteAt(p []byte, off int64) (int, error) {
-	if err := f.fuse.blown(); err != nil {
-		return 0, err
-	}
-	n, err := f.File.WriteAt(p, off)
-	return n, f.wrote(err)
-}
-
-func (f *fusedFile) wrote(err error) error {
 	if err != nil && f.vital {
-		f.fuse.blow(fmt.Errorf("writing %s: %w", f.name, err))
+		return n, f.failed("writing", err)
 	}
-	return err
+	return n, err
 }
 
 func (f *fusedFile) Sync() error     { return f.sync(f.File.Sync) }
@@ -206,12 +194,81 @@ func (f *fusedFile) SyncTo(length int64) (full bool, err error) {
 }
 
 func (f *fusedFile) sync(sync func() error) error {
-	if err := f.fuse.blown(); err != nil {
+	if err := f.fuse.refusal(); err != nil {
 		return err
 	}
-	err := sync()
-	if err != nil {
-		f.fuse.blow(fmt.Errorf("syncing %s: %w", f.name, err))
+	if err := sync(); err != nil {
+		return f.failed("syncing", err)
 	}
-	return err
+	return nil
 }
+
+func (f *fusedFile) failed(what string, err error) error {
+	f.fuse.blow(fmt.Errorf("%s %s: %w", what, f.name, err))
+	return errors.Join(f.fuse.refusal(), err)
+}
+
+// fusedWAL is a write-ahead log. No call fails; see fuse.
+type fusedWAL struct {
+	file vfs.File
+	fuse *fuse
+	name string
+}
+
+func (w *fusedWAL) do(what string, do func() error) {
+	if w.fuse.blown() != nil {
+		return
+	}
+	if err := do(); err != nil {
+		w.fuse.blow(fmt.Errorf("%s %s: %w", what, w.name, err))
+	}
+}
+
+func (w *fusedWAL) Write(p []byte) (int, error) {
+	w.do("writing", func() error {
+		_, err := w.file.Write(p)
+		return err
+	})
+	return len(p), nil
+}
+
+func (w *fusedWAL) WriteAt(p []byte, off int64) (int, error) {
+	w.do("writing", func() error {
+		_, err := w.file.WriteAt(p, off)
+		return err
+	})
+	return len(p), nil
+}
+
+func (w *fusedWAL) Sync() error {
+	w.do("syncing", w.file.Sync)
+	return nil
+}
+
+func (w *fusedWAL) SyncData() error {
+	w.do("syncing", w.file.SyncData)
+	return nil
+}
+
+func (w *fusedWAL) SyncTo(length int64) (full bool, _ error) {
+	w.do("syncing", func() (err error) {
+		full, err = w.file.SyncTo(length)
+		return err
+	})
+	return full, nil
+}
+
+func (w *fusedWAL) Close() error {
+	if err := w.file.Close(); err != nil {
+		w.fuse.blow(fmt.Errorf("closing %s: %w", w.name, err))
+	}
+	return nil
+}
+
+func (w *fusedWAL) Read(p []byte) (int, error)              { return w.file.Read(p) }
+func (w *fusedWAL) ReadAt(p []byte, off int64) (int, error) { return w.file.ReadAt(p, off) }
+func (w *fusedWAL) Preallocate(offset, length int64) error { return w.file.Preallocate(offset, length) }
+
+func (w *fusedWAL) Prefetch(offset int64, length int64) error { return w.file.Prefetch(offset, length) }
+func (w *fusedWAL) Stat() (vfs.FileInfo, error)               { return w.file.Stat() }
+func (w *fusedWAL) Fd() uintptr                               { return w.file.Fd() }

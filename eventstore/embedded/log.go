@@ -35,6 +35,7 @@ type Log struct {
 
 	// Only the committer uses these.
 	disk       diskGuard
+	mark       *headMark
 	nextStream uint64 // id of the next new stream
 	lastTicks  uint64 // date of the last event
 	lastSample eventstore.Position
@@ -112,6 +113,14 @@ func (l *Log) open() (err error) {
 	if err := errors.Join(l.recover(), l.fuse.blown()); err != nil {
 		return err
 	}
+	if err := checkHeadMark(fs, l.dir, l.tail.head); err != nil {
+		return err
+	}
+	if !l.opts.ReadOnly {
+		if l.mark, err = openHeadMark(fs, l.dir); err != nil {
+			return err
+		}
+	}
 	if exists {
 		return nil
 	}
@@ -134,6 +143,7 @@ func (l *Log) openPebble(exists bool) (err error) {
 		}
 	}()
 	l.db, err = pebble.Open(l.opts.FS.PathJoin(l.dir, dbDir), l.pebbleOptions(exists))
+	l.fuse.armed.Store(err == nil)
 	return err
 }
 
@@ -161,7 +171,7 @@ func (l *Log) pebbleOptions(exists bool) *pebble.Options {
 		ReadOnly:                    l.opts.ReadOnly,
 		Logger:                      pebbleLogger{l},
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 1 },
-		EventListener:               &pebble.EventListener{BackgroundError: l.backgroundError},
+		EventListener:               &pebble.EventListener{BackgroundError: l.backgroundError, DataCorruption: l.dataCorruption},
 	}
 	// JSON repeats itself: the older levels, which hold nearly everything, are worth zstd.
 	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionBalanced })
@@ -276,29 +286,32 @@ func (l *Log) Close() error {
 
 func (l *Log) release() error {
 	var err error
-	if l.db != nil {
-		err = l.closePebble()
+	// After a failed write Pebble has been brought to a halt, and closing it would wait for ever. Nothing that is left of it
+	// reaches the disk, so the directory can be given back.
+	if l.db != nil && l.fuse.blown() == nil {
+		closed := make(chan error, 1)
+		go func() { closed <- l.db.Close() }()
+		select {
+		case err = <-closed:
+		case <-l.fuse.gone: // it blew while Pebble ended its work
+		}
 	}
-	if l.cache != nil && err == nil {
+	if l.cache != nil && l.fuse.blown() == nil {
 		l.cache.Unref()
 	}
-	if l.fuse.blown() != nil {
-		err = nil // Pebble cannot end well after a failed write, and nothing that it still did reached the disk
+	if l.mark != nil {
+		if merr := l.mark.close(); merr != nil && l.fuse.blown() == nil {
+			err = errors.Join(err, fmt.Errorf("marking the head: %w", merr))
+		}
 	}
 	return errors.Join(err, l.lock.Close())
 }
 
-func (l *Log) closePebble() (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("closing Pebble: %v", r)
-		}
-	}()
-	return l.db.Close()
-}
-
 // backgroundError is called when a flush or a compaction failed. Pebble tries again at once, so this slows it down.
 func (l *Log) backgroundError(err error) {
+	if l.fuse.refusal() != nil {
+		return
+	}
 	select {
 	case <-l.closing:
 		return
@@ -306,6 +319,11 @@ func (l *Log) backgroundError(err error) {
 	}
 	l.log.Error("background work of the log failed; it is tried again", "error", err)
 	l.pause()
+}
+
+// dataCorruption is called when a table does not read. Whoever reads it gets ErrCorrupt; Pebble would end the process.
+func (l *Log) dataCorruption(info pebble.DataCorruptionInfo) {
+	l.log.Error("a table of the log is damaged; restore the directory from a backup", "file", info.Path, "error", info.Details)
 }
 
 // pebbleLogger passes on what Pebble has to say.
@@ -320,6 +338,8 @@ func (p pebbleLogger) Infof(format string, args ...any) {
 func (p pebbleLogger) Errorf(format string, args ...any) { p.l.log.Error(fmt.Sprintf(format, args...)) }
 
 // Fatalf is how Pebble says that it can go on no more. We go on reading.
-func (p pebbleLogger) Fatalf(format string, args ...any) { p.l.fuse.blow(fmt.Errorf(format, args...)) }
+func (p pebbleLogger) Fatalf(format string, args ...any) {
+	p.l.fuse.blow(fmt.Errorf(format, args...))
+}
 
 var _ vfs.FS = (*fuse)(nil)

@@ -130,7 +130,6 @@ func (l *Log) scavengeSome(id uint64) (removed int, err error) {
 	now := l.opts.Now()
 	var last eventstore.Position // of those removed
 	batch := l.db.NewBatch()
-	defer batch.Close()
 	it, err := db.iter(keyOf(indexKey, id), keyOf(indexKey, id+1))
 	if err != nil {
 		return 0, err
@@ -178,11 +177,11 @@ func (l *Log) scavengeSome(id uint64) (removed int, err error) {
 		return 0, err
 	}
 	// Not synced: what a crash brings back expires again.
-	if err := l.db.Apply(batch, pebble.NoSync); err != nil {
+	if err := l.apply(batch, pebble.NoSync); err != nil {
 		return 0, err
 	}
 	l.tail.forget(last)
-	return removed, l.fuse.blown()
+	return removed, nil
 }
 
 func closeIter(it *pebble.Iterator) error {

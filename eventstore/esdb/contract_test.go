@@ -60,7 +60,7 @@ func serve(t testing.TB, log eventstore.Log, address string, config *tls.Config)
 
 func connect(t testing.TB, connection string) *esdb.Log {
 	t.Helper()
-	log, err := esdb.Open(t.Context(), connection, esdb.Options{Logger: slog.New(slog.DiscardHandler)})
+	log, err := esdb.Open(t.Context(), connection, esdb.Options{Logger: slog.New(slog.DiscardHandler), Timeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -95,7 +95,7 @@ func (g *gate) set(shut bool) {
 // Connections break while writers write and subscribers follow: every append is answered, and makes its events once; every
 // subscriber gets every event once, in order, without ever subscribing again itself.
 func TestBrokenConnections(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	log := openEmbedded(t)
 	address, stop := serve(t, log, "127.0.0.1:0", nil)
@@ -223,7 +223,7 @@ func waitFor(ctx context.Context, t *testing.T, condition func() bool) {
 
 // The server goes away and comes back at the same address.
 func TestServerRestart(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	log := openEmbedded(t)
 	address, stop := serve(t, log, "127.0.0.1:0", nil)
