@@ -76,7 +76,7 @@ func (p *pod) makeSandbox(ctx context.Context) {
 			}
 		}
 	})
-	p.a.touchNetwork()
+	p.a.touchFor(api)
 }
 
 // makeSandbox makes a pod's namespaces, its pause container and, meanwhile, its place in the network.
@@ -178,7 +178,7 @@ func (p *pod) removeSandbox(ctx context.Context) {
 		return
 	}
 	p.with(func(o *plan.Observed) { o.Sandbox, o.SandboxLost = plan.Absent, false })
-	p.a.touchNetwork()
+	p.a.touchFor(api)
 }
 
 func (p *pod) mountVolumes(ctx context.Context) {
@@ -310,7 +310,8 @@ func (p *pod) start(ctx context.Context, act plan.Action) {
 	}
 	p.a.probes.Start(p.target(api, spec, st.ID, st.StartedAt, false))
 	if hook == plan.HookRunning {
-		p.postStart(ctx, api, spec, st.ID)
+		// It may take as long as it likes, but not longer than the agent.
+		p.postStart(p.a.ctx, api, spec, st.ID)
 	}
 	p.a.background.Go(func() { p.forgetOld(spec.Name, act.Attempt) })
 }
@@ -432,7 +433,7 @@ func (p *pod) cleanup(ctx context.Context) {
 		return
 	}
 	p.with(func(o *plan.Observed) { o.Cleaned, o.Sandbox = plan.Ready, plan.Absent })
-	p.a.touchNetwork()
+	p.a.touchFor(api)
 }
 
 // cleanup removes everything of a pod from the node.

@@ -166,6 +166,24 @@ func (a *Agent) podIP(api *corev1.Pod) string {
 	return firstOf(p.obs.PodIPs)
 }
 
+// touchFor has them applied anew when a pod that comes or goes changes them: by its host ports, or as one whom a policy names.
+func (a *Agent) touchFor(api *corev1.Pod) {
+	if a.cfg.Policy != nil {
+		a.touchNetwork()
+		return
+	}
+	for _, list := range [][]corev1.Container{api.Spec.InitContainers, api.Spec.Containers} {
+		for i := range list {
+			for _, port := range list[i].Ports {
+				if port.HostPort != 0 {
+					a.touchNetwork()
+					return
+				}
+			}
+		}
+	}
+}
+
 // touchNetwork has services and host ports applied anew, soon.
 func (a *Agent) touchNetwork() {
 	select {
