@@ -74,10 +74,12 @@ func (o objects) ConfigMap(_, name string) (*corev1.ConfigMap, bool) {
 	c, ok := o.maps[name]
 	return c, ok
 }
+
 func (o objects) Secret(_, name string) (*corev1.Secret, bool) {
 	s, ok := o.secrets[name]
 	return s, ok
 }
+
 func (o objects) Claim(_, _ string) (*corev1.PersistentVolumeClaim, bool) {
 	return nil, false
 }
@@ -110,12 +112,19 @@ func TestEnvironmentGolden(t *testing.T) {
 			{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "absent"}, Optional: &yes}},
 		}
 		c.Env = []corev1.EnvVar{
-			{Name: "FIRST", Value: "1"}, {Name: "SECOND", Value: "$(FIRST) $(M_COLOR) $(LATER) $$(FIRST) $(STORE_SERVICE_HOST)"}, {Name: "LATER", Value: "3"},
-			{Name: "FIRST", Value: "again"}, {Name: "M_SIZE", Value: "2"},
+			{Name: "FIRST", Value: "1"},
+			{Name: "SECOND", Value: "$(FIRST) $(M_COLOR) $(LATER) $$(FIRST) $(STORE_SERVICE_HOST)"},
+			{Name: "LATER", Value: "3"},
+			{Name: "FIRST", Value: "again"},
+			{Name: "M_SIZE", Value: "2"},
 			{Name: "PASSWORD", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "s"}, Key: "password"}}},
 			{Name: "NONE", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "s"}, Key: "absent", Optional: &yes}}},
-			{Name: "POD", ValueFrom: field("metadata.name")}, {Name: "IP", ValueFrom: field("status.podIP")}, {Name: "NODE", ValueFrom: field("spec.nodeName")},
-			{Name: "HOST", ValueFrom: field("status.hostIP")}, {Name: "LABEL", ValueFrom: field("metadata.labels['a']")}, {Name: "ACCOUNT", ValueFrom: field("spec.serviceAccountName")},
+			{Name: "POD", ValueFrom: field("metadata.name")},
+			{Name: "IP", ValueFrom: field("status.podIP")},
+			{Name: "NODE", ValueFrom: field("spec.nodeName")},
+			{Name: "HOST", ValueFrom: field("status.hostIP")},
+			{Name: "LABEL", ValueFrom: field("metadata.labels['a']")},
+			{Name: "ACCOUNT", ValueFrom: field("spec.serviceAccountName")},
 			{Name: "CPU", ValueFrom: &corev1.EnvVarSource{ResourceFieldRef: &corev1.ResourceFieldSelector{Resource: "requests.cpu"}}},
 			{Name: "MEMORY", ValueFrom: &corev1.EnvVarSource{ResourceFieldRef: &corev1.ResourceFieldSelector{Resource: "limits.memory", Divisor: resource.MustParse("1Mi")}}},
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/shiplog/shiplog/runtime/images"
@@ -157,10 +155,11 @@ func (r *Runtime) start(ctx context.Context, box *Sandbox, c ContainerConfig, st
 	if st.PidStart, err = processStart(pid); err != nil {
 		return st, fmt.Errorf("looking at the container's process: %w", err)
 	}
+	st.StartedAt = r.now().UTC()
 	if err := r.release(ctx, c.ID); err != nil {
 		return st, err
 	}
-	st.State, st.StartedAt = Running, r.now().UTC()
+	st.State = Running
 	return st, writeJSON(filepath.Join(bundle, "status.json"), &st)
 }
 
@@ -251,92 +250,6 @@ func (r *Runtime) watch(c *container) {
 	})
 }
 
-// ended says how a container ended.
-func (r *Runtime) ended(st Status, code int, at time.Time, known bool) Status {
-	st.State, st.FinishedAt, st.ExitCode = Exited, at.UTC(), code
-	switch {
-	case !known:
-		st.Reason, st.Message = "ContainerStatusUnknown", "the container ended and nobody saw how: its monitor is gone too"
-	case r.oomed(st):
-		st.Reason = "OOMKilled"
-	case code == 0:
-		st.Reason = "Completed"
-	default:
-		st.Reason = "Error"
-	}
-	if known {
-		st.Message = r.terminationMessage(st)
-	}
-	return st
-}
-
-func (r *Runtime) oomed(st Status) bool {
-	if st.ExitCode != 128+int(unix.SIGKILL) {
-		return false
-	}
-	if _, err := os.Stat(filepath.Join(r.bundle(st.ID), "oom")); err == nil {
-		return true
-	}
-	return r.cgroups.oomKilled(st.Cgroup)
-}
-
-func (r *Runtime) terminationMessage(st Status) string {
-	data, err := readHead(filepath.Join(r.bundle(st.ID), "termination"), terminationLimit)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Sprintf("reading the termination message: %v", err)
-	}
-	if len(data) > 0 || !st.FallbackToLogs || st.ExitCode == 0 {
-		return strings.ToValidUTF8(string(data), "�")
-	}
-	return lastWords(st.LogPath)
-}
-
-func readHead(file string, limit int64) ([]byte, error) {
-	// The container can write into the file, not replace it: it is mounted. Still, no link is followed.
-	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), file)
-	defer func() { _ = f.Close() }()
-	buf := make([]byte, limit)
-	n, err := f.ReadAt(buf, 0)
-	if n > 0 || err == nil {
-		return buf[:n], nil
-	}
-	if info, statErr := f.Stat(); statErr == nil && info.Size() == 0 {
-		return nil, nil
-	}
-	return nil, err
-}
-
-func (r *Runtime) finish(c *container, st Status) {
-	if err := writeJSON(filepath.Join(r.bundle(st.ID), "status.json"), &st); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		r.log.Warn("writing down how a container ended", "container", st.ID, "error", err)
-	}
-	r.mu.Lock()
-	c.status = st
-	r.mu.Unlock()
-	close(c.done)
-	r.cfg.OnExit(st)
-}
-
-// reclaim gives back what a container that has ended holds: its control groups, its file system, the OCI runtime's state. What
-// tells how it ended stays until it is removed.
-func (r *Runtime) reclaim(c *container) {
-	defer close(c.reclaimed)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	st := c.status
-	err := errors.Join(r.deleteOCI(ctx, st.ID), r.cgroups.remove(ctx, st.Cgroup), unmount(filepath.Join(r.bundle(st.ID), "rootfs")))
-	for _, d := range []string{"upper", "work"} {
-		err = errors.Join(err, os.RemoveAll(filepath.Join(r.bundle(st.ID), d)))
-	}
-	if err != nil {
-		r.log.Warn("giving back what an ended container held", "container", st.ID, "error", err)
-	}
-}
-
 // Get returns what is known of a container.
 func (r *Runtime) Get(id string) (Status, error) {
 	r.mu.Lock()
@@ -376,178 +289,8 @@ func (r *Runtime) Wait(ctx context.Context, id string) (Status, error) {
 	}
 }
 
-// Stop asks a container to end by its stop signal and, when the grace is over, kills it. It returns when it has ended.
-func (r *Runtime) Stop(ctx context.Context, id string, signal string, grace time.Duration) (Status, error) {
-	st, err := r.Get(id)
-	if err != nil || st.State == Exited {
-		return st, err
-	}
-	if signal == "" {
-		signal = st.StopSignal
-	}
-	if grace > 0 {
-		sig, ok := parseSignal(signal)
-		if !ok {
-			r.log.Warn("unknown stop signal, SIGTERM is used", "container", id, "signal", signal)
-		}
-		if err := r.signal(st, sig); err != nil {
-			return st, err
-		}
-		graceful, cancel := context.WithTimeout(ctx, grace)
-		st, err = r.Wait(graceful, id)
-		cancel()
-		if err == nil || ctx.Err() != nil {
-			return st, err
-		}
-		if st, err = r.Get(id); err != nil {
-			return st, err
-		}
-	}
-	if err := r.signal(st, unix.SIGKILL); err != nil {
-		return st, err
-	}
-	// In a shared process namespace the others of the container live on after its first process.
-	for _, pid := range r.cgroups.procs(st.Cgroup) {
-		if pid != st.Pid {
-			_ = unix.Kill(pid, unix.SIGKILL)
-		}
-	}
-	return r.Wait(ctx, id)
-}
-
-// signal sends a signal to the container's process, and to no other that got its number since.
-func (r *Runtime) signal(st Status, sig unix.Signal) error {
-	fd, err := unix.PidfdOpen(st.Pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("signalling container %s: %w", st.Name, err)
-	}
-	defer func() { _ = unix.Close(fd) }()
-	if !alive(st.Pid, st.PidStart) {
-		return nil
-	}
-	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("signalling container %s: %w", st.Name, err)
-	}
-	return nil
-}
-
-func parseSignal(name string) (unix.Signal, bool) {
-	if name == "" {
-		return unix.SIGTERM, true
-	}
-	var n int
-	if _, err := fmt.Sscanf(name, "%d", &n); err == nil && n > 0 && n < 65 {
-		return unix.Signal(n), true
-	}
-	full := strings.ToUpper(name)
-	if !strings.HasPrefix(full, "SIG") {
-		full = "SIG" + full
-	}
-	if rt, ok := strings.CutPrefix(full, "SIGRTMIN"); ok {
-		n = 0
-		if _, err := fmt.Sscanf(rt, "+%d", &n); rt != "" && err != nil {
-			return unix.SIGTERM, false
-		}
-		return unix.Signal(34 + n), true
-	}
-	if s := unix.SignalNum(full); s != 0 {
-		return s, true
-	}
-	return unix.SIGTERM, false
-}
-
-// Remove removes a container that has ended, or ends it at once, and all that was made for it but its log.
-func (r *Runtime) Remove(ctx context.Context, id string) error {
-	st, err := r.Get(id)
-	if errors.Is(err, ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if st.State == Running {
-		if _, err := r.Stop(ctx, id, "", 0); err != nil {
-			return fmt.Errorf("removing container %s: %w", st.Name, err)
-		}
-	}
-	r.mu.Lock()
-	held := r.containers[id]
-	r.mu.Unlock()
-	if held != nil {
-		select {
-		case <-held.reclaimed:
-		case <-ctx.Done():
-			return fmt.Errorf("removing container %s: %w", st.Name, ctx.Err())
-		}
-	}
-	if err := r.drop(ctx, st); err != nil {
-		return fmt.Errorf("removing container %s of pod %s/%s: %w", st.Name, st.PodNamespace, st.PodName, err)
-	}
-	r.mu.Lock()
-	delete(r.containers, id)
-	r.mu.Unlock()
-	return nil
-}
-
-func (r *Runtime) drop(ctx context.Context, st Status) error {
-	if err := r.deleteOCI(ctx, st.ID); err != nil {
-		return err
-	}
-	if err := r.cgroups.remove(ctx, st.Cgroup); err != nil {
-		return err
-	}
-	bundle := r.bundle(st.ID)
-	if err := unmount(filepath.Join(bundle, "rootfs")); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(bundle); err != nil {
-		return fmt.Errorf("removing the bundle: %w", err)
-	}
-	if err := os.Remove(filepath.Join(r.exitsDir(), st.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("removing the exit file: %w", err)
-	}
-	return nil
-}
-
 // Usage returns what a container uses.
 func (r *Runtime) Usage(st Status) (Usage, error) { return r.cgroups.usage(st.Cgroup, r.now()) }
 
 // PodUsage returns what all containers of a pod use together.
 func (r *Runtime) PodUsage(s Sandbox) (Usage, error) { return r.cgroups.usage(s.Cgroup, r.now()) }
-
-func hostDevices() ([]specs.LinuxDevice, error) {
-	var out []specs.LinuxDevice
-	err := filepath.WalkDir("/dev", func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return nil //nolint:nilerr // a device that goes while we look is no error
-		}
-		if d.IsDir() {
-			switch p {
-			case "/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd", "/dev/.lxc", "/dev/.udev", "/dev/.lxd-mounts":
-				return filepath.SkipDir
-			}
-			return nil
-		}
-		if p == "/dev/console" || d.Type()&fs.ModeDevice == 0 {
-			return nil
-		}
-		var st unix.Stat_t
-		if unix.Lstat(p, &st) != nil {
-			return nil
-		}
-		kind := "b"
-		if d.Type()&fs.ModeCharDevice != 0 {
-			kind = "c"
-		}
-		mode := os.FileMode(st.Mode & 0o777)
-		uid, gid := st.Uid, st.Gid
-		out = append(out, specs.LinuxDevice{
-			Path: p, Type: kind, Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)), FileMode: &mode, UID: &uid, GID: &gid,
-		})
-		return nil
-	})
-	return out, err
-}

@@ -60,7 +60,8 @@ func TestSpecGolden(t *testing.T) {
 			in.User = containers.User{UID: 33, GID: 33, Groups: []uint32{44}, Home: "/var/www"}
 			in.Env = []corev1.EnvVar{{Name: "WHAT", Value: "serve"}, {Name: "WHERE", Value: "here"}, {Name: "LANG", Value: "de"}}
 			in.Mounts = []containers.Mount{
-				{HostPath: "/v/deep", ContainerPath: "/data/deep"}, {HostPath: "/v/data", ContainerPath: "/data", ReadOnly: true},
+				{HostPath: "/v/deep", ContainerPath: "/data/deep"},
+				{HostPath: "/v/data", ContainerPath: "/data", ReadOnly: true},
 				{HostPath: "/v/shm", ContainerPath: "/dev/shm", Propagation: corev1.MountPropagationHostToContainer},
 			}
 		}),

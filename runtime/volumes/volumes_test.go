@@ -33,11 +33,14 @@ func (w *world) ConfigMap(_, name string) (*corev1.ConfigMap, bool) {
 	c, ok := w.configMaps[name]
 	return c, ok
 }
+
 func (w *world) Secret(_, name string) (*corev1.Secret, bool) { s, ok := w.secrets[name]; return s, ok }
+
 func (w *world) Claim(_, name string) (*corev1.PersistentVolumeClaim, bool) {
 	c, ok := w.claims[name]
 	return c, ok
 }
+
 func (w *world) PersistentVolume(name string) (*corev1.PersistentVolume, bool) {
 	p, ok := w.pvs[name]
 	return p, ok
