@@ -188,6 +188,25 @@ spec:
 			t.Errorf("resolv.conf:\n%s", out)
 		}
 	})
+	t.Run("a network policy shuts the store, and its deletion opens it", func(t *testing.T) {
+		reach := func() harness.Result {
+			return c.TryKubectl("exec", "caller", "--", "/bin/busybox", "sh", "-c", "nc -w 2 store 80 < /dev/null")
+		}
+		c.Apply("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: shut}\nspec: {podSelector: {matchLabels: {app: store}}, policyTypes: [Ingress]}")
+		harness.Eventually(t, soon, "the store to be shut", func() error {
+			if r := reach(); r.Code == 0 {
+				return fmt.Errorf("it still answers")
+			}
+			return nil
+		})
+		c.Kubectl("delete", "networkpolicy", "shut")
+		harness.Eventually(t, soon, "the store to be open again", func() error {
+			if r := reach(); r.Code != 0 {
+				return fmt.Errorf("nc ended with %d: %s", r.Code, r.Stderr)
+			}
+			return nil
+		})
+	})
 	t.Run("probes: liveness restarts, readiness withholds traffic", func(t *testing.T) {
 		c.Apply(pod("moody", `
     command: ["/bin/busybox", "sh", "-c", "touch /tmp/alive; sleep 3600"]

@@ -25,6 +25,7 @@ import (
 	"github.com/shiplog/shiplog/runtime/agent"
 	"github.com/shiplog/shiplog/runtime/dns"
 	"github.com/shiplog/shiplog/runtime/network"
+	"github.com/shiplog/shiplog/runtime/policy"
 	"github.com/shiplog/shiplog/runtime/proxy"
 )
 
@@ -95,8 +96,12 @@ func newAgent(dataDir string, s nodeSpec, config agent.Config, logger *slog.Logg
 	if err != nil {
 		return nil, fmt.Errorf("making the cluster's name server: %w", err)
 	}
+	rules, err := policy.New(policy.Options{ChainPrefix: s.ChainPrefix, Logger: logger})
+	if err != nil {
+		return nil, fmt.Errorf("making the keeper of network policies: %w", err)
+	}
 	config.NodeName, config.DataDir, config.Kinds = s.Name, dir, domain.NewSet(domain.Kinds())
-	config.Network, config.Proxy, config.DNS = pods, services, names
+	config.Network, config.Proxy, config.DNS, config.Policy = pods, services, names, rules
 	config.PodCIDR, config.ClusterCIDR, config.ClusterDomain, config.ClusterDNS = s.PodCIDR, s.ClusterCIDR, s.Domain, s.DNS
 	config.CgroupRoot, config.Logger = s.CgroupRoot, logger
 	return agent.New(config)
