@@ -64,13 +64,14 @@ func (r *Runtime) Exec(ctx context.Context, id string, o ExecOptions) error {
 	}
 	cmd := exec.Command(r.cfg.RuntimePath, append(args, id)...)
 	var failure bytes.Buffer
-	run := func() error { return runPipes(cmd, o, &failure) }
+	stop := func() bool { return true }
+	started := func() { stop = context.AfterFunc(ctx, func() { r.killExec(cmd, pidFile) }) }
 	if o.TTY {
-		run = func() error { return runTerminal(cmd, o) }
+		err = runTerminal(cmd, o, started)
+	} else {
+		err = runPipes(cmd, o, &failure, started)
 	}
-	stop := context.AfterFunc(ctx, func() { r.killExec(cmd, pidFile) })
-	defer stop()
-	err = run()
+	stop()
 	if ctx.Err() != nil {
 		return fmt.Errorf("running a command in container %s: %w", st.Name, ctx.Err())
 	}
@@ -122,9 +123,7 @@ func (r *Runtime) killExec(cmd *exec.Cmd, pidFile string) {
 			return // the runtime sees it end, and ends
 		}
 	}
-	if cmd.Process != nil {
-		_ = cmd.Process.Kill()
-	}
+	_ = cmd.Process.Kill()
 }
 
 // limitedBuffer keeps the beginning of what the runtime says, to explain a failure.
@@ -137,7 +136,7 @@ func (l limitedBuffer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func runPipes(cmd *exec.Cmd, o ExecOptions, failure *bytes.Buffer) error {
+func runPipes(cmd *exec.Cmd, o ExecOptions, failure *bytes.Buffer, started func()) error {
 	cmd.Stdout = o.Stdout
 	cmd.Stderr = limitedBuffer{failure}
 	if o.Stderr != nil {
@@ -156,6 +155,7 @@ func runPipes(cmd *exec.Cmd, o ExecOptions, failure *bytes.Buffer) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
+	started()
 	if in != nil {
 		// Not waited for: the client's side ends when the client does, not when the command does.
 		go func() {
@@ -172,7 +172,7 @@ func runPipes(cmd *exec.Cmd, o ExecOptions, failure *bytes.Buffer) error {
 
 // runTerminal gives the runtime a terminal, whose other end is the caller's streams; the runtime makes the container's own
 // and copies between them, sizes included.
-func runTerminal(cmd *exec.Cmd, o ExecOptions) error {
+func runTerminal(cmd *exec.Cmd, o ExecOptions, started func()) error {
 	master, slave, err := openTerminal()
 	if err != nil {
 		return err
@@ -207,6 +207,7 @@ func runTerminal(cmd *exec.Cmd, o ExecOptions) error {
 		close(done)
 		return err
 	}
+	started()
 	if o.Stdin != nil {
 		go func() { _, _ = io.Copy(master, o.Stdin) }()
 	}
