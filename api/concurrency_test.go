@@ -12,10 +12,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/shiplog/shiplog/api/apitest"
+	"github.com/shiplog/shiplog/commands"
+	"github.com/shiplog/shiplog/domain"
 )
 
 func TestANameIsTakenOnce(t *testing.T) {
@@ -299,5 +302,30 @@ func TestDeleteCollection(t *testing.T) {
 	left, err := cms.List(ctx, metav1.ListOptions{})
 	if err != nil || len(left.Items) != 10 {
 		t.Errorf("%d are left, %v", len(left.Items), err)
+	}
+}
+
+// TestTheBusAppliesOnBehalfOfItsActor shows that a server-side apply, which goes through the HTTP handlers, ends in an event of the
+// command's actor, with its cause and correlation.
+func TestTheBusAppliesOnBehalfOfItsActor(t *testing.T) {
+	c := apitest.Start(t)
+	res, err := c.Bus.Do(timeout(t), commands.Command{
+		Verb: commands.Patch, Resource: corev1.SchemeGroupVersion.WithResource("configmaps"), Namespace: "default", Name: "applied",
+		PatchType: types.ApplyPatchType, FieldManager: "pilot", Force: true,
+		Patch:       []byte(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"applied"},"data":{"a":"b"}}`),
+		Actor:       domain.Actor{User: "system:controller:pilot"},
+		Cause:       &domain.Cause{ID: "why", Position: 2},
+		Correlation: "together",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cm, ok := res.Object.(*corev1.ConfigMap)
+	if !ok || cm.Data["a"] != "b" || len(cm.ManagedFields) != 1 || cm.ManagedFields[0].Manager != "pilot" {
+		t.Errorf("got %v", res.Object)
+	}
+	ev := eventAt(t, c, res.Position)
+	if ev.Actor.User != "system:controller:pilot" || ev.Cause == nil || ev.Cause.ID != "why" || ev.Correlation != "together" {
+		t.Errorf("the event: %+v", ev)
 	}
 }

@@ -53,6 +53,7 @@ func (s *Store) append(ctx context.Context, c change, out runtime.Object) (uint6
 	if err != nil {
 		return 0, appendError(c.ref, err)
 	}
+	s.recent.put(uint64(done.Position), ev.Correlation)
 	if c.op == domain.Created && s.kind.Retained() {
 		s.bound(stream, s.kind.Retention)
 	}

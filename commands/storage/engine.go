@@ -35,12 +35,12 @@ type Engine struct {
 	now     func() time.Time
 	logger  *slog.Logger
 
-	pages   *pages
-	expiry  *expirer
-	bounds  chan bound
-	stopped chan struct{}
-	stop    context.CancelFunc
-	wg      sync.WaitGroup
+	pages  *pages
+	recent recent
+	expiry *expirer
+	bounds chan bound
+	stop   context.CancelFunc
+	wg     sync.WaitGroup
 }
 
 // bound asks for a stream to get its retention.
@@ -53,7 +53,7 @@ type bound struct {
 func NewEngine(c Config) *Engine {
 	e := &Engine{
 		log: c.Log, live: c.Live, history: c.History, now: c.Now, logger: c.Logger,
-		pages: newPages(), bounds: make(chan bound, 1024), stopped: make(chan struct{}),
+		pages: newPages(), bounds: make(chan bound, 1024),
 	}
 	if e.now == nil {
 		e.now = time.Now
@@ -142,6 +142,9 @@ func (e *Engine) atLeast(ctx context.Context, position uint64) (projections.Read
 func (e *Engine) correlationOf(ctx context.Context, cause *domain.Cause) string {
 	if cause == nil {
 		return uuid.NewString()
+	}
+	if c, ok := e.recent.get(cause.Position); ok {
+		return c
 	}
 	if cause.Position > 0 {
 		if f, err := e.live.Follow(cause.Position - 1); err == nil {
