@@ -16,6 +16,7 @@ import (
 	"github.com/shiplog/shiplog/api/access"
 	"github.com/shiplog/shiplog/api/feedclient"
 	"github.com/shiplog/shiplog/eventstore"
+	"github.com/shiplog/shiplog/projections/nodefeed"
 )
 
 // nodesPath begins the paths of the node feed: /shiplog/v1/nodes/<name>/feed?after=<position>.
@@ -74,7 +75,7 @@ func (s *Server) serveFeed(w http.ResponseWriter, r *http.Request) {
 		}
 		lines := make([][]byte, 0, len(items))
 		for _, item := range items {
-			line, err := feedclient.Encode(item)
+			line, err := nodefeed.MarshalItem(item)
 			if err != nil {
 				s.cfg.Logger.Error("encoding an item of a node's feed", "node", node, "object", item.Ref.String(), "error", err)
 				return

@@ -1,11 +1,9 @@
-// Package feedclient opens a node's feed over HTTPS (nodefeed.Source), and holds the form of its items on the wire: one JSON object
-// a line.
+// Package feedclient opens a node's feed over HTTPS (nodefeed.Source): one item a line, as nodefeed writes them.
 package feedclient
 
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,8 +12,6 @@ import (
 	"strconv"
 	"sync"
 	"time"
-
-	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/projections/nodefeed"
@@ -28,49 +24,6 @@ const (
 	maxLine = 32 << 20         // bytes of an item
 	silence = 45 * time.Second // without a sign of life for this long a feed is taken for dead
 )
-
-// line is an item on the wire.
-type line struct {
-	nodefeed.Item
-	Object json.RawMessage `json:"object,omitempty"`
-}
-
-// Encode writes an item without the line's end.
-func Encode(item nodefeed.Item) ([]byte, error) {
-	l := line{Item: item}
-	if item.Object != nil {
-		obj, err := json.Marshal(item.Object)
-		if err != nil {
-			return nil, fmt.Errorf("encoding %s: %w", item.Ref, err)
-		}
-		l.Object = obj
-	}
-	out, err := json.Marshal(l)
-	if err != nil {
-		return nil, fmt.Errorf("encoding %s: %w", item.Ref, err)
-	}
-	return out, nil
-}
-
-// Decode reads an item. The set finds the Go type of its object.
-func Decode(kinds *domain.Set, data []byte) (nodefeed.Item, error) {
-	var l line
-	if err := json.Unmarshal(data, &l); err != nil {
-		return nodefeed.Item{}, fmt.Errorf("reading an item of the feed: %w", err)
-	}
-	if len(l.Object) > 0 {
-		k, ok := kinds.ByResource(l.Ref.GroupResource())
-		if !ok {
-			return nodefeed.Item{}, fmt.Errorf("reading an item of the feed: no kind is described for %s", l.Ref)
-		}
-		var obj runtime.Object = k.New()
-		if err := json.Unmarshal(l.Object, obj); err != nil {
-			return nodefeed.Item{}, fmt.Errorf("reading %s from the feed: %w", l.Ref, err)
-		}
-		l.Item.Object = obj
-	}
-	return l.Item, nil
-}
 
 // Source opens feeds at an API server.
 type Source struct {
@@ -159,7 +112,7 @@ func (s *stream) read() {
 			return
 		}
 		if len(data) > 0 {
-			item, err := Decode(s.kinds, data)
+			item, err := nodefeed.UnmarshalItem(s.kinds, data)
 			if err != nil {
 				s.items <- result{batch, err}
 				return

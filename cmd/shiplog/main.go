@@ -11,12 +11,19 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/shiplog/shiplog/runtime/containers"
 )
 
 // version is set by the linker.
 var version = "dev"
 
 func main() {
+	// Where there is no small program for it, this binary holds the namespaces of pods.
+	if len(os.Args) == 2 && os.Args[1] == "pause" {
+		containers.PauseMain()
+		return
+	}
 	err := run(os.Args[1:])
 	if err == nil {
 		return

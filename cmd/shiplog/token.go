@@ -3,6 +3,8 @@ package main
 import (
 	"crypto/rand"
 	"fmt"
+	"net"
+	"net/url"
 	"os"
 	"time"
 
@@ -58,6 +60,9 @@ func newTokenCreateCommand() *cobra.Command {
 			}
 			t := joinToken{Token: id + "." + secret, Expires: expires}
 			t.Join = fmt.Sprintf("shiplog agent --join %s --token %s", conn.server, t.Token)
+			if u, err := url.Parse(conn.server); err == nil && (u.Hostname() == "localhost" || net.ParseIP(u.Hostname()).IsLoopback()) {
+				fmt.Fprintln(os.Stderr, "other machines cannot reach "+conn.server+": there, name an address of this one (the API must listen on it: `shiplog up --listen 0.0.0.0:6443`)")
+			}
 			return printToken(t, output)
 		},
 	}

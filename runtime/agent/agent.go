@@ -225,14 +225,16 @@ func (a *Agent) begin(ctx context.Context) error {
 		return fmt.Errorf("setting up the pod network: %w", err)
 	}
 	gateway := a.cfg.Network.GatewayIP()
-	a.own = syntheticSlices(gateway, a.cfg.DNS != nil, a.cfg.Upstream.Address != "")
+	var relayPort int32
 	if a.cfg.Upstream.Address != "" {
-		r, err := newRelay(ctx, netip.AddrPortFrom(gateway, relayPort).String(), a.cfg.Upstream.Address, a.log)
+		r, err := newRelay(ctx, gateway, a.cfg.Upstream.Address, a.log)
 		if err != nil {
 			return err
 		}
+		relayPort = r.port()
 		a.background.Go(func() { r.run(ctx) })
 	}
+	a.own = syntheticSlices(gateway, a.cfg.DNS != nil, relayPort)
 	if a.cfg.DNS != nil {
 		a.background.Go(func() {
 			for ctx.Err() == nil {

@@ -177,7 +177,7 @@ func TestOwnEndpointsReplaceOthers(t *testing.T) {
 		{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"}}},
 		{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "store-x", Labels: map[string]string{discoveryv1.LabelServiceName: "store"}}},
 	}
-	got := withOwn(others, syntheticSlices(netip.MustParseAddr("10.1.0.1"), true, true))
+	got := withOwn(others, syntheticSlices(netip.MustParseAddr("10.1.0.1"), true, 40123))
 	var names []string
 	for _, s := range got {
 		names = append(names, s.Namespace+"/"+s.Name)
@@ -185,7 +185,7 @@ func TestOwnEndpointsReplaceOthers(t *testing.T) {
 	if want := "shop/store-x kube-system/kube-dns-of-this-node default/kubernetes-of-this-node"; strings.Join(names, " ") != want {
 		t.Errorf("the slices are %v, want %s", names, want)
 	}
-	if got[2].Endpoints[0].Addresses[0] != "10.1.0.1" || *got[2].Ports[0].Port != relayPort {
+	if got[2].Endpoints[0].Addresses[0] != "10.1.0.1" || *got[2].Ports[0].Port != 40123 {
 		t.Errorf("the API server is at %+v", got[2])
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -23,13 +24,22 @@ type relay struct {
 	wg    sync.WaitGroup
 }
 
-// newRelay begins to listen. Run it next.
-func newRelay(ctx context.Context, listen, to string, log *slog.Logger) (*relay, error) {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
+// newRelay begins to listen on any free port of an address: pods are led there by the rules of the service "kubernetes", and the API
+// server may itself have the usual port on all addresses. Run it next.
+func newRelay(ctx context.Context, on netip.Addr, to string, log *slog.Logger) (*relay, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", netip.AddrPortFrom(on, 0).String())
 	if err != nil {
 		return nil, fmt.Errorf("relaying the API server to pods: %w", err)
 	}
 	return &relay{listener: l, to: to, log: log, conns: map[net.Conn]bool{}}, nil
+}
+
+// port is where the relay listens.
+func (r *relay) port() int32 {
+	if addr, ok := r.listener.Addr().(*net.TCPAddr); ok {
+		return int32(addr.Port)
+	}
+	return 0
 }
 
 // run carries connections until the context is done.

@@ -18,12 +18,9 @@ import (
 // burst is how long changes of services and endpoints are gathered before the rules are written.
 const burst = 20 * time.Millisecond
 
-// relayPort is where pods reach the API server on the node's gateway address.
-const relayPort = 6443
-
 // syntheticSlices are the endpoints that this node itself is: DNS on its gateway address, and the relay to the API server.
 // Slices of others for these services do not count on this node.
-func syntheticSlices(gateway netip.Addr, dns, api bool) []*discoveryv1.EndpointSlice {
+func syntheticSlices(gateway netip.Addr, dns bool, relayPort int32) []*discoveryv1.EndpointSlice {
 	if !gateway.IsValid() {
 		return nil
 	}
@@ -46,7 +43,7 @@ func syntheticSlices(gateway netip.Addr, dns, api bool) []*discoveryv1.EndpointS
 	if dns {
 		out = append(out, make("kube-system", "kube-dns", port("dns", &udp, 53), port("dns-tcp", &tcp, 53)))
 	}
-	if api {
+	if relayPort != 0 {
 		out = append(out, make(corev1.NamespaceDefault, "kubernetes", port("https", &tcp, relayPort)))
 	}
 	return out

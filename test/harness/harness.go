@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -69,8 +70,9 @@ type Options struct {
 	Args    []string // of `shiplog up`, beside --data-dir and --listen
 	Dir     string   // data directory; a temporary one unless set
 	NetNS   bool     // in a network namespace of its own, so that the machine's tables are not touched
+	Beside  *Cluster // in the network namespace of another
 	Env     []string
-	Command []string // instead of `up`
+	Command []string // instead of `up` with its flags; --data-dir is added
 }
 
 // Cluster is one running instance of the binary.
@@ -95,6 +97,9 @@ func Start(t testing.TB, opts Options) *Cluster {
 	if opts.NetNS {
 		NeedRoot(t)
 		c.netns = newNetNS(t)
+	}
+	if opts.Beside != nil {
+		c.netns = opts.Beside.netns
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -176,7 +181,7 @@ func (c *Cluster) TryLaunch() error {
 		args = append([]string{"up", "--data-dir", c.Dir, "--listen", strings.TrimPrefix(c.URL, "https://"), "--graphql", "127.0.0.1:0"}, c.opts.Args...)
 	}
 	if c.opts.Command != nil {
-		args = c.opts.Command
+		args = append(slices.Clone(c.opts.Command), "--data-dir", c.Dir)
 	}
 	cmd := c.InNetNS(Binary(c.t), args...)
 	cmd.Env = append(os.Environ(), c.opts.Env...)
@@ -246,9 +251,6 @@ func (c *Cluster) Destroy() {
 		return
 	}
 	c.Stop()
-	if c.opts.Command != nil {
-		return
-	}
 	if out, err := c.InNetNS(Binary(c.t), "down", "--data-dir", c.Dir).CombinedOutput(); err != nil {
 		c.t.Errorf("shiplog down: %v\n%s", err, out)
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 
+	"github.com/shiplog/shiplog/api"
 	"github.com/shiplog/shiplog/api/feedclient"
 	"github.com/shiplog/shiplog/api/join"
 	"github.com/shiplog/shiplog/commands/remote"
@@ -44,7 +45,7 @@ type JoinConfig struct {
 // RunAgent runs a node alone, joined to a control plane elsewhere, until the context ends. ready is called once the node is
 // registered and knows what it is to run.
 func RunAgent(ctx context.Context, c JoinConfig, ready func(name string)) error {
-	quietKubernetes(c.Logger)
+	api.RouteLibraryLogs(c.Logger)
 	if os.Geteuid() != 0 {
 		return errors.New("running containers needs root: run as root")
 	}

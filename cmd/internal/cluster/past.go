@@ -47,7 +47,7 @@ type Past struct {
 // OpenPast serves the past of a stopped cluster on a loopback address.
 func OpenPast(ctx context.Context, path string) (_ *Past, err error) {
 	logger := slog.New(slog.NewTextHandler(io.Discard, nil))
-	quietKubernetes(logger)
+	api.RouteLibraryLogs(logger)
 	log, closeLog, err := OpenLog(path, logger)
 	if err != nil {
 		return nil, err

@@ -59,7 +59,7 @@ type controlPlane struct {
 // own nodes are Ready. A cluster that cannot start returns one clear error.
 func Run(ctx context.Context, config Config, ready func(url string)) (err error) {
 	cp := &controlPlane{Config: config, logger: config.Logger, kinds: domain.NewSet(domain.Kinds())}
-	quietKubernetes(cp.logger)
+	api.RouteLibraryLogs(cp.logger)
 	defer func() {
 		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
 		defer cancel()
