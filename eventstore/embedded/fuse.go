@@ -267,7 +267,7 @@ func (w *fusedWAL) Close() error {
 
 func (w *fusedWAL) Read(p []byte) (int, error)              { return w.file.Read(p) }
 func (w *fusedWAL) ReadAt(p []byte, off int64) (int, error) { return w.file.ReadAt(p, off) }
-func (w *fusedWAL) Preallocate(offset, length int64) error { return w.file.Preallocate(offset, length) }
+func (w *fusedWAL) Preallocate(offset, length int64) error  { return w.file.Preallocate(offset, length) }
 
 func (w *fusedWAL) Prefetch(offset int64, length int64) error { return w.file.Prefetch(offset, length) }
 func (w *fusedWAL) Stat() (vfs.FileInfo, error)               { return w.file.Stat() }
