@@ -12,7 +12,8 @@ import (
 type History interface {
 	// Position is the last event that the answers reflect.
 	Position(ctx context.Context) (uint64, error)
-	// PositionAt is the position of the last event not after t; 0 before the first.
+	// PositionAt is the position of the last change of an object not after t; 0 before the first. Facts that change no object do not
+	// count.
 	PositionAt(ctx context.Context, t time.Time) (uint64, error)
 	// GetAt returns an object as it was when the log stood at position; ErrNotFound if it was not there.
 	GetAt(ctx context.Context, ref domain.Ref, position uint64) (*Object, error)

@@ -60,7 +60,8 @@ func (h *History) PositionAt(ctx context.Context, t time.Time) (uint64, error) {
 		if err != nil {
 			return 0, fmt.Errorf("looking for the position at %s: %w", t.Format(time.RFC3339), err)
 		}
-		if ok && !h.forgotten(e) {
+		// Facts that change no object are written later than they happened, and would let in changes that came after t.
+		if ok && e.Op != "" && !h.forgotten(e) {
 			h.times = append(h.times, instant{e.Position, e.Time.UnixNano()})
 		}
 		h.timesEnd = uint64(r.Position)

@@ -57,12 +57,13 @@ func (m *Models) Position(ctx context.Context) (uint64, error) {
 }
 
 // PositionAt implements projections.History. The times of events rise with their positions but for small disorders: the last
-// event that is not after t is looked for among those of the minute before the latest.
+// event that is not after t is looked for among those of the minute before the latest. Facts that change no object do not count: they
+// are written in batches, later than they happened, and would let in changes that came after t.
 func (m *Models) PositionAt(ctx context.Context, t time.Time) (uint64, error) {
 	var out int64
 	err := m.read(ctx, "looking for the position at "+t.Format(time.RFC3339), func(tx pgx.Tx, _ uint64) error {
-		return tx.QueryRow(ctx, fmt.Sprintf(`SELECT coalesce(max(position), 0) FROM %[1]s.events WHERE time <= $1 AND time >=
-			(SELECT time FROM %[1]s.events WHERE time <= $1 ORDER BY time DESC LIMIT 1) - $2`, schemaLive), t.UnixNano(), int64(time.Minute)).Scan(&out)
+		return tx.QueryRow(ctx, fmt.Sprintf(`SELECT coalesce(max(position), 0) FROM %[1]s.events WHERE coalesce(op, '') <> '' AND time <= $1 AND time >=
+			(SELECT time FROM %[1]s.events WHERE coalesce(op, '') <> '' AND time <= $1 ORDER BY time DESC LIMIT 1) - $2`, schemaLive), t.UnixNano(), int64(time.Minute)).Scan(&out)
 	})
 	return uint64(out), err
 }
