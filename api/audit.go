@@ -25,10 +25,10 @@ const AuditStream = "audit-requests"
 
 // The words of the trail.
 const (
-	RequestRefused = "RequestRefused" // the API said no: 4xx
-	RequestFailed  = "RequestFailed"  // the API could not: 5xx
-	SecretRead     = "SecretRead"
-	SessionOpened  = "SessionOpened" // exec, attach, port-forward, proxy
+	RequestRefused = domain.RequestRefused
+	RequestFailed  = domain.RequestFailed
+	SecretRead     = domain.SecretRead
+	SessionOpened  = domain.SessionOpened
 )
 
 const (

@@ -36,6 +36,8 @@ type Event struct {
 	Evidence    json.RawMessage `json:"evidence,omitempty"`
 	Time        time.Time       `json:"time"` // UTC
 	Version     int             `json:"version"`
+	// Mandatory marks an event that must not be folded by a build that does not know its type: see MandatoryEventError.
+	Mandatory bool `json:"mandatory,omitempty"`
 
 	Position uint64 `json:"position,omitempty"` // place in the whole log, from 1
 	Revision uint64 `json:"revision,omitempty"` // place in the object's stream, from 0

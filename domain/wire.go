@@ -25,6 +25,9 @@ func (e *UnknownVersionError) Error() string {
 		"use the build that wrote the log, or a newer one", e.ID, e.Type, e.Position, e.Version, SchemaVersion)
 }
 
+// Is makes errors.Is(err, ErrNewer) true.
+func (e *UnknownVersionError) Is(target error) bool { return target == ErrNewer }
+
 // The names on the wire. They are never derived from names in Go.
 const (
 	wireRef, wireOp, wireChange, wireEvidence              = "ref", "op", "change", "evidence"
@@ -32,6 +35,7 @@ const (
 	wireUID                                                = "uid"
 	wireActor, wireCommand, wireTime, wireVersion          = "actor", "command", "time", "version"
 	wireCorrelation, wireCausation, wireCausePosition      = "$correlationId", "$causationId", "causePosition"
+	wireMandatory                                          = "mandatory"
 	wireUser, wireGroups, wireUserAgent, wireSourceIP      = "user", "groups", "userAgent", "sourceIP"
 	wireVerb, wireSubresource, wireRequestID, wireIsDryRun = "verb", "subresource", "requestID", "dryRun"
 )
@@ -91,6 +95,9 @@ func MarshalEvent(e Event) (data, metadata []byte, err error) {
 		m.text(wireTime, e.Time.UTC().Format(time.RFC3339Nano))
 	}
 	m.number(wireVersion, SchemaVersion)
+	if e.Mandatory {
+		m.raw(wireMandatory, []byte("true"))
+	}
 	m.close()
 	return d.out, m.out, nil
 }
@@ -148,8 +155,8 @@ func (w *wireWriter) raw(name string, value []byte) {
 }
 
 // UnmarshalEvent reads a record of the log. position, revision and created are what the log says of it. The event shares memory
-// with data. An event of an older schema is read through the upcasters; one of a newer gives an *UnknownVersionError, anything
-// that is not an event ErrBadEvent.
+// with data. An event of an older schema is read through the upcasters; one of a newer gives an *UnknownVersionError, one that is
+// mandatory and that this build does not know a *MandatoryEventError (both are ErrNewer), anything that is not an event ErrBadEvent.
 func UnmarshalEvent(typ, id string, data, metadata []byte, position, revision uint64, created time.Time) (Event, error) {
 	r := Record{Type: typ, ID: id, Data: data, Metadata: metadata, Position: position, Revision: revision, Created: created}
 	r, err := upcast(r, upcasters(), SchemaVersion)
@@ -157,13 +164,16 @@ func UnmarshalEvent(typ, id string, data, metadata []byte, position, revision ui
 		return Event{}, err
 	}
 	e, err := r.event()
+	if newer := e.checkMandatory(); newer != nil { // whatever else of it could not be read
+		return Event{}, newer
+	}
 	if err != nil {
 		return Event{}, fmt.Errorf("reading event %s (%s) at position %d: %w", id, typ, position, err)
 	}
 	return e, nil
 }
 
-// event reads a record of the current schema.
+// event reads a record of the current schema. With an error it returns what could be read.
 func (r Record) event() (Event, error) {
 	e := Event{ID: r.ID, Type: r.Type, Position: r.Position, Revision: r.Revision, Time: r.Created.UTC(), Version: SchemaVersion}
 	w := wireReader{}
@@ -195,13 +205,15 @@ func (r Record) event() (Event, error) {
 			t, err := time.Parse(time.RFC3339Nano, w.text(v))
 			w.check(err)
 			e.Time = t.UTC()
+		case wireMandatory:
+			e.Mandatory = string(v) == "true"
 		}
 	})
 	switch {
 	case w.err != nil:
-		return Event{}, fmt.Errorf("%w: %w", ErrBadEvent, w.err)
+		return e, fmt.Errorf("%w: %w", ErrBadEvent, w.err)
 	case e.Ref.Resource == "" || e.Ref.Name == "":
-		return Event{}, fmt.Errorf("%w: it names no object", ErrBadEvent)
+		return e, fmt.Errorf("%w: it names no object", ErrBadEvent)
 	}
 	return e, nil
 }

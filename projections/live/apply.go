@@ -14,7 +14,7 @@ import (
 )
 
 // apply folds records into the store and tells followers and waiters. checkpoint, if it is later than the last record, is the
-// position reached. An error says that a record was written by a newer build; the view stands before it then.
+// position reached. An error says that a record can be read by a newer build only (domain.ErrNewer); the view stands before it then.
 func (v *View) apply(records []eventstore.Recorded, checkpoint uint64) error {
 	changes := make([]projections.Change, 0, len(records))
 	var failed error
@@ -23,8 +23,7 @@ func (v *View) apply(records []eventstore.Recorded, checkpoint uint64) error {
 			continue // seen before the subscription was made again
 		}
 		e, ok, err := projections.EventOf(r)
-		var newer *domain.UnknownVersionError
-		if errors.As(err, &newer) {
+		if errors.Is(err, domain.ErrNewer) {
 			failed, checkpoint = err, 0
 			break
 		}

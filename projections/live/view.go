@@ -35,6 +35,8 @@ type View struct {
 	latest    atomic.Uint64                   // position
 	ready     chan struct{}
 	readyOnce sync.Once
+	ended     chan struct{} // closed when Run returns; over is why, then
+	over      error
 	restarts  atomic.Uint64
 
 	ring    *ring
@@ -48,7 +50,7 @@ var _ projections.Live = (*View)(nil)
 func New(log eventstore.Log, kinds *domain.Set, opts Options) *View {
 	opts.complete()
 	v := &View{
-		log: log, kinds: kinds, opts: opts, slog: opts.Logger, ready: make(chan struct{}),
+		log: log, kinds: kinds, opts: opts, slog: opts.Logger, ready: make(chan struct{}), ended: make(chan struct{}),
 		ring: newRing(opts.MaxChanges, opts.MaxChangeBytes),
 	}
 	v.reset(nil, nil, 0)
@@ -57,7 +59,11 @@ func New(log eventstore.Log, kinds *domain.Set, opts Options) *View {
 
 // Run keeps the view up to date until the context ends, which is no error, or the log cannot be followed any more. It is called
 // once. When it returns, followers and waiters get ErrClosed.
-func (v *View) Run(ctx context.Context) error {
+func (v *View) Run(ctx context.Context) (over error) {
+	defer func() {
+		v.over = over
+		close(v.ended)
+	}()
 	defer v.ring.close()
 	defer v.waiters.end(fmt.Errorf("following the log: %w", eventstore.ErrClosed))
 	stop := v.tellProgress()
@@ -74,11 +80,10 @@ func (v *View) Run(ctx context.Context) error {
 		if started {
 			err = v.follow(ctx)
 		}
-		var newer *domain.UnknownVersionError
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.As(err, &newer), errors.Is(err, eventstore.ErrClosed), errors.Is(err, eventstore.ErrCorrupt), errors.Is(err, eventstore.ErrVersion):
+		case errors.Is(err, domain.ErrNewer), errors.Is(err, eventstore.ErrClosed), errors.Is(err, eventstore.ErrCorrupt), errors.Is(err, eventstore.ErrVersion):
 			return fmt.Errorf("keeping the live view: %w", err)
 		}
 		v.restarts.Add(1)
@@ -206,11 +211,17 @@ func (v *View) follow(ctx context.Context) error {
 	}
 }
 
-// WaitReady blocks until everything that was in the log when the view subscribed has been applied.
+// WaitReady blocks until everything that was in the log when the view subscribed has been applied. When Run ends before that, it
+// returns Run's error, or eventstore.ErrClosed.
 func (v *View) WaitReady(ctx context.Context) error {
 	select {
 	case <-v.ready:
 		return nil
+	case <-v.ended:
+		if v.over != nil {
+			return v.over
+		}
+		return fmt.Errorf("waiting for the live view: %w", eventstore.ErrClosed)
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for the live view: %w", ctx.Err())
 	}

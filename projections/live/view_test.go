@@ -390,6 +390,35 @@ func TestARecordOfANewerBuild(t *testing.T) {
 	if err := w.view.Run(w.ctx); !errors.As(err, &newer) || newer.Version != 99 {
 		t.Errorf("Run: %v", err)
 	}
+	if err := w.view.WaitReady(w.ctx); !errors.As(err, &newer) {
+		t.Errorf("WaitReady: %v", err)
+	}
+}
+
+// So is an event that is marked mandatory and not known, wherever in the log it stands; one that is not marked is folded by its Op.
+func TestAMandatoryEventOfANewerBuild(t *testing.T) {
+	for name, after := range map[string]int{"taken one by one": 0, "folded in bulk": 5000} {
+		t.Run(name, func(t *testing.T) {
+			w := given(t, live.Options{})
+			created := w.put(configMap("a", "1"))
+			unknown := domain.Event{Ref: created.Ref, Op: domain.Changed, Type: "ConfigMapFolded", Change: []byte(`{"~data":{"=v":"2"}}`)}
+			_, err := w.scribe.Append(w.ctx, unknown, nil)
+			w.check(err)
+			unknown.Mandatory = true
+			bad, err := w.scribe.Append(w.ctx, unknown, nil)
+			w.check(err)
+			for i := range after {
+				w.put(configMap("b", strconv.Itoa(i)))
+			}
+			var newer *domain.MandatoryEventError
+			if err := w.view.Run(w.ctx); !errors.As(err, &newer) || newer.Position != bad.Position {
+				t.Errorf("Run: %v, want the event at position %d", err, bad.Position)
+			}
+			if s := w.view.Snapshot(); after == 0 && (s.Position() >= bad.Position || s.Position() < created.Position) {
+				t.Errorf("the view stands at %d, the event at %d", s.Position(), bad.Position)
+			}
+		})
+	}
 }
 
 func TestStartingFromASnapshot(t *testing.T) {

@@ -47,3 +47,31 @@ func TestViewAt(t *testing.T) {
 		}
 	})
 }
+
+// Nothing is derived from a log that only a newer build understands.
+func TestAMandatoryEventOfANewerBuild(t *testing.T) {
+	ctx := context.Background()
+	kinds := domain.NewSet(domain.Kinds())
+	log := projectiontest.NewLog()
+	scribe := projectiontest.NewScribe(log, kinds)
+	bad, err := scribe.Force(ctx, domain.Event{
+		Ref: domain.Ref{Resource: "pods", Namespace: "default", Name: "p"}, Op: domain.Created, Type: "PodTeleported", Mandatory: true, Change: []byte(`{}`),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	history := logreplay.New(log, kinds)
+	for what, ask := range map[string]func() error{
+		"ViewAt":     func() error { _, err := logreplay.ViewAt(ctx, log, kinds, bad.Position); return err },
+		"Fold":       func() error { _, _, err := logreplay.Fold(ctx, log, kinds, bad.Position); return err },
+		"GetAt":      func() error { _, err := history.GetAt(ctx, bad.Ref, bad.Position); return err },
+		"ListAt":     func() error { _, err := history.ListAt(ctx, bad.Ref.GroupResource(), "", bad.Position); return err },
+		"Events":     func() error { _, err := history.Events(ctx, projections.EventQuery{}); return err },
+		"Event":      func() error { _, err := history.Event(ctx, bad.Position, ""); return err },
+		"PositionAt": func() error { _, err := history.PositionAt(ctx, time.Now()); return err },
+	} {
+		if err := ask(); !errors.Is(err, domain.ErrNewer) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}

@@ -73,9 +73,8 @@ func (f *folding) advance(ctx context.Context, log eventstore.Log, to uint64) er
 			break
 		}
 		e, ok, err := projections.EventOf(r)
-		var newer *domain.UnknownVersionError
 		switch {
-		case errors.As(err, &newer):
+		case errors.Is(err, domain.ErrNewer):
 			return err
 		case err != nil:
 			f.spoil(r, err)

@@ -129,7 +129,7 @@ func (m *Models) Close() { m.pool.Close() }
 // Run keeps the models up to date until the context ends, which is no error. While Postgres is away it waits for it. An event that
 // cannot be applied stops the models, not the cluster: they go on answering as of the position before it, and Status and the log
 // say so; Run then only waits for the context. It returns an error when there is nothing to keep: ErrForeign, a log that is closed
-// or cannot be read.
+// or cannot be read, one that only a newer build understands (domain.ErrNewer).
 func (m *Models) Run(ctx context.Context) error {
 	const minWait, maxWait = 100 * time.Millisecond, 5 * time.Second
 	wait := minWait
@@ -142,7 +142,7 @@ func (m *Models) Run(ctx context.Context) error {
 		if m.suspect = m.suspect || tampered(err); final(err) {
 			m.setState(Stopped, err)
 			var poison *engine.PoisonError
-			if !errors.As(err, &poison) {
+			if !errors.As(err, &poison) || errors.Is(err, domain.ErrNewer) {
 				return fmt.Errorf("keeping the read models: %w", err)
 			}
 			m.log.Error("the read models have stopped at an event that cannot be applied; the cluster goes on without them", "error", err)
@@ -194,7 +194,7 @@ func (m *Models) session(ctx context.Context) error {
 	m.mu.Unlock()
 	err := r.Run(ctx)
 	var poison *engine.PoisonError
-	if errors.As(err, &poison) {
+	if errors.As(err, &poison) && !errors.Is(err, domain.ErrNewer) {
 		// Either the log is damaged or the rows are, which somebody may have changed. Building anew tells: it reads the log alone.
 		return &suspectError{poison}
 	}

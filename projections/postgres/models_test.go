@@ -428,3 +428,35 @@ func TestAuditTellsWhoDidWhat(t *testing.T) {
 		t.Errorf("%q\nwant %q", got, want)
 	}
 }
+
+// What only a newer build understands stops the models for good, whether it is met while they are built or while they follow:
+// unlike poison it is no damage, and rows that leave it out would be wrong.
+func TestAMandatoryEventOfANewerBuildStopsForGood(t *testing.T) {
+	for name, late := range map[string]bool{"building": false, "following": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			good := w.put("a", "1")
+			m, err := postgres.Open(w.ctx, postgres.Config{DSN: w.dsn, Log: w.log, Kinds: w.kinds, Linger: -1})
+			w.check(err)
+			defer m.Close()
+			ended := make(chan error, 1)
+			run := func() { ended <- m.Run(w.ctx) }
+			if late {
+				go run()
+				w.check(m.WaitFor(w.ctx, good.Position))
+			}
+			bad, err := w.scribe.Force(w.ctx, domain.Event{Ref: good.Ref, Op: domain.Changed, Type: "ConfigMapFolded", Mandatory: true, Change: []byte(`{}`)})
+			w.check(err)
+			if !late {
+				go run()
+			}
+			var newer *domain.MandatoryEventError
+			if err := <-ended; !errors.As(err, &newer) || newer.Position != bad.Position {
+				t.Errorf("Run: %v, want the event at position %d", err, bad.Position)
+			}
+			if _, err := m.Verify(w.ctx, nil); !errors.Is(err, domain.ErrNewer) || errors.Is(err, postgres.ErrUnsound) {
+				t.Errorf("Verify: %v", err)
+			}
+		})
+	}
+}

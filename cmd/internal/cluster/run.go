@@ -71,12 +71,20 @@ func Run(ctx context.Context, config Config, ready func(url string)) (err error)
 	base, lower := errgroup.WithContext(lower)
 	if err := cp.open(ctx, base, lower); err != nil {
 		endLower()
-		return errors.Join(err, ignoreCanceled(base.Wait()))
+		return joinOther(err, ignoreCanceled(base.Wait()))
 	}
 	err = cp.runActors(ctx, lower, ready)
 	cp.logger.Info("stopping")
 	endLower()
-	return errors.Join(err, ignoreCanceled(base.Wait()))
+	return joinOther(err, ignoreCanceled(base.Wait()))
+}
+
+// joinOther joins errors, unless the second is what the first came of: nobody reads the same twice.
+func joinOther(err, other error) error {
+	if other != nil && errors.Is(err, other) {
+		return err
+	}
+	return errors.Join(err, other)
 }
 
 func (cp *controlPlane) stage(what string) { cp.logger.Info("starting: " + what) }
