@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/shared"
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/streams"
 	"google.golang.org/genproto/googleapis/rpc/code"
 	protostatus "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -29,6 +32,8 @@ type batch struct {
 	events  []eventstore.Proposed
 	bytes   int
 	refused error
+	// deadline is when the client no longer waits; the zero time is never.
+	deadline time.Time
 }
 
 // BatchAppend takes any number of appends over one call. Appends to one stream are made in the order in which they were
@@ -53,16 +58,21 @@ func (s *streamsServer) BatchAppend(call streams.Streams_BatchAppendServer) erro
 			cancel()
 			return err
 		}
-		b := open[req.GetCorrelationId().String()]
+		key := req.GetCorrelationId().String()
+		b := open[key]
 		if b == nil {
-			b = &batch{id: req.GetCorrelationId(), options: req.GetOptions(), stream: string(req.GetOptions().GetStreamIdentifier().GetStreamName())}
-			open[req.GetCorrelationId().String()] = b
+			if req.GetOptions() == nil {
+				continue // the rest of one that was refused
+			}
+			b = s.newBatch(ctx, req)
+			open[key] = b
 		}
 		b.add(req.GetProposedMessages(), s.opts.MaxAppendBytes)
-		if !req.GetIsFinal() {
+		// One that is refused is answered at once: it would only take up memory.
+		if !req.GetIsFinal() && b.refused == nil {
 			continue
 		}
-		delete(open, req.GetCorrelationId().String())
+		delete(open, key)
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():
@@ -93,6 +103,21 @@ func (s *streamsServer) BatchAppend(call streams.Streams_BatchAppendServer) erro
 			}
 		}
 	}
+}
+
+// newBatch begins an append. Its deadline runs from here on.
+func (s *streamsServer) newBatch(ctx context.Context, req *streams.BatchAppendReq) *batch {
+	b := &batch{id: req.GetCorrelationId(), options: req.GetOptions()}
+	if b.stream, b.refused = streamName(b.options.GetStreamIdentifier()); b.refused == nil {
+		b.refused = s.gate.stream(ctx, mayWrite, b.stream)
+	}
+	switch d := b.options.GetDeadlineOption().(type) {
+	case *streams.BatchAppendReq_Options_Deadline:
+		b.deadline = time.Now().Add(d.Deadline.AsDuration())
+	case *streams.BatchAppendReq_Options_Deadline_21_10_0:
+		b.deadline = d.Deadline_21_10_0.AsTime()
+	}
+	return b
 }
 
 func (b *batch) add(messages []*streams.BatchAppendReq_ProposedMessage, limit int) {
@@ -126,17 +151,6 @@ func (b *batch) expected() eventstore.Expected {
 	}
 }
 
-func (b *batch) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
-	switch d := b.options.GetDeadlineOption().(type) {
-	case *streams.BatchAppendReq_Options_Deadline:
-		return context.WithTimeout(ctx, d.Deadline.AsDuration())
-	case *streams.BatchAppendReq_Options_Deadline_21_10_0:
-		return context.WithDeadline(ctx, d.Deadline_21_10_0.AsTime())
-	default:
-		return context.WithCancel(ctx)
-	}
-}
-
 func (s *streamsServer) appendBatch(ctx context.Context, b *batch) *streams.BatchAppendResp {
 	resp := &streams.BatchAppendResp{CorrelationId: b.id, StreamIdentifier: b.options.GetStreamIdentifier()}
 	switch o := b.options.GetExpectedStreamPosition().(type) {
@@ -155,8 +169,11 @@ func (s *streamsServer) appendBatch(ctx context.Context, b *batch) *streams.Batc
 		err = invalid("revision %d is out of range", b.options.GetStreamPosition())
 	}
 	if err == nil {
-		ctx, cancel := b.deadline(ctx)
-		defer cancel()
+		if !b.deadline.IsZero() {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithDeadline(ctx, b.deadline)
+			defer cancel()
+		}
 		result, err = s.log.Append(ctx, b.stream, b.expected(), b.events...)
 	}
 	if err != nil {
@@ -178,6 +195,8 @@ func (s *streamsServer) batchError(err error, stream string) *protostatus.Status
 	kind := code.Code_UNKNOWN
 	var wrong *eventstore.WrongExpectedRevisionError
 	switch {
+	case status.Code(err) == codes.PermissionDenied:
+		kind, detail = code.Code_PERMISSION_DENIED, &shared.AccessDenied{}
 	case errors.As(err, &wrong):
 		kind, detail = code.Code_ALREADY_EXISTS, wrongVersionDetail(wrong)
 	case errors.Is(err, eventstore.ErrStreamDeleted):

@@ -32,13 +32,29 @@ func supportedMethods(services map[string]grpc.ServiceInfo) []*serverfeatures.Su
 	var out []*serverfeatures.SupportedMethod
 	for service, info := range services {
 		for _, m := range info.Methods {
-			out = append(out, &serverfeatures.SupportedMethod{MethodName: strings.ToLower(m.Name), ServiceName: strings.ToLower(service)})
+			out = append(out, &serverfeatures.SupportedMethod{
+				MethodName: strings.ToLower(m.Name), ServiceName: strings.ToLower(service), Features: features(service, m.Name),
+			})
 		}
 	}
 	sort.Slice(out, func(i, j int) bool {
 		return out[i].ServiceName+out[i].MethodName < out[j].ServiceName+out[j].MethodName
 	})
 	return out
+}
+
+// features names what a method can do that it could not in old servers.
+func features(service, method string) []string {
+	switch {
+	case strings.HasSuffix(service, ".PersistentSubscriptions"):
+		return []string{"stream", "all"}
+	case strings.HasSuffix(service, ".Streams") && method == "Read":
+		return []string{"position", "events"}
+	case strings.HasSuffix(service, ".Streams") && method == "BatchAppend":
+		return []string{"deadline_duration"}
+	default:
+		return nil
+	}
 }
 
 func parseEndpoint(address string) (*gossip.EndPoint, error) {

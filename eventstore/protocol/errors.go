@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strconv"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -28,7 +27,7 @@ func invalid(format string, args ...any) error {
 	return status.Errorf(codes.InvalidArgument, format, args...)
 }
 
-// trailed is an error that travels with trailers.
+// trailed is an error that travels with trailers. They are sent by the interceptors.
 type trailed struct {
 	error
 	trailers metadata.MD
@@ -37,36 +36,51 @@ type trailed struct {
 func (t *trailed) Unwrap() error              { return t.error }
 func (t *trailed) GRPCStatus() *status.Status { return status.Convert(t.error) }
 
-func missingMetadata(key string) error {
-	return &trailed{invalid("Required Metadata Property '%s' is missing", key), metadata.Pairs(
-		trailerException, "missing-required-metadata-property", trailerRequired, key)}
+// told makes an error whose kind clients find in its trailers, given as keys and values after the kind.
+func told(code codes.Code, exception, message string, pairs ...string) error {
+	return &trailed{status.Error(code, message), metadata.Pairs(append([]string{trailerException, exception}, pairs...)...)}
 }
 
-// toStatus makes of an error of the log what EventStoreDB would have answered. setTrailer sends its trailers.
-func toStatus(err error, stream string, setTrailer func(metadata.MD)) error {
+func missingMetadata(key string) error {
+	return told(codes.InvalidArgument, "missing-required-metadata-property", fmt.Sprintf("Required Metadata Property '%s' is missing", key),
+		trailerRequired, metaType+","+metaContentType)
+}
+
+// accessDenied is what EventStoreDB answers to somebody who may not.
+func accessDenied() error { return told(codes.PermissionDenied, "access-denied", "Access Denied") }
+
+// notLeader sends a client to the leader.
+func notLeader(host, port string) error {
+	return told(codes.NotFound, "not-leader", "Leader info available", "leader-endpoint-host", host, "leader-endpoint-port", port)
+}
+
+func tooLarge(limit int) error {
+	return told(codes.InvalidArgument, "maximum-append-size-exceeded", fmt.Sprintf("Maximum Append Size of %d Exceeded.", limit),
+		trailerMaxAppend, strconv.Itoa(limit))
+}
+
+// toStatus makes of an error of the log what EventStoreDB would have answered to an operation on a stream. limit is the most
+// that an append may have.
+func toStatus(err error, operation, stream string, limit int) error {
 	if err == nil {
 		return nil
 	}
 	var t *trailed
 	if errors.As(err, &t) {
-		setTrailer(t.trailers)
-		return t.error
+		return t
 	}
 	var wrong *eventstore.WrongExpectedRevisionError
 	switch {
 	case errors.As(err, &wrong):
-		setTrailer(metadata.Pairs(trailerException, "wrong-expected-version", trailerStream, wrong.Stream,
-			trailerExpected, strconv.FormatInt(int64(wrong.Expected), 10), trailerActual, strconv.FormatInt(int64(wrong.Actual), 10)))
-		return status.Error(codes.FailedPrecondition, wrongVersionText(wrong))
+		return told(codes.FailedPrecondition, "wrong-expected-version",
+			fmt.Sprintf("%s failed due to WrongExpectedVersion. Stream: %s, Expected version: %d, Actual version: %d", operation, wrong.Stream, wrong.Expected, wrong.Actual),
+			trailerStream, wrong.Stream, trailerExpected, strconv.FormatInt(int64(wrong.Expected), 10), trailerActual, strconv.FormatInt(int64(wrong.Actual), 10))
 	case errors.Is(err, eventstore.ErrStreamDeleted):
-		setTrailer(metadata.Pairs(trailerException, "stream-deleted", trailerStream, stream))
-		return status.Errorf(codes.FailedPrecondition, "Event stream '%s' is deleted.", stream)
+		return told(codes.FailedPrecondition, "stream-deleted", fmt.Sprintf("Event stream '%s' is deleted.", stream), trailerStream, stream)
 	case errors.Is(err, eventstore.ErrStreamNotFound):
-		setTrailer(metadata.Pairs(trailerException, "stream-not-found", trailerStream, stream))
-		return status.Errorf(codes.NotFound, "Event stream '%s' is not found.", stream)
+		return told(codes.NotFound, "stream-not-found", fmt.Sprintf("Event stream '%s' is not found.", stream), trailerStream, stream)
 	case errors.Is(err, eventstore.ErrTooLarge):
-		setTrailer(metadata.Pairs(trailerException, "maximum-append-size-exceeded", trailerMaxAppend, "0"))
-		return status.Errorf(codes.InvalidArgument, "Maximum Append Size Exceeded: %v", err)
+		return tooLarge(limit)
 	case errors.Is(err, eventstore.ErrReadOnly):
 		return status.Error(codes.PermissionDenied, err.Error())
 	case errors.Is(err, eventstore.ErrCorrupt), errors.Is(err, eventstore.ErrVersion):
@@ -81,20 +95,4 @@ func toStatus(err error, stream string, setTrailer func(metadata.MD)) error {
 		return err
 	}
 	return status.Error(codes.Unknown, err.Error())
-}
-
-func wrongVersionText(e *eventstore.WrongExpectedRevisionError) string {
-	return fmt.Sprintf("Append failed due to WrongExpectedVersion. Stream: %s, Expected version: %d, Actual version: %d", e.Stream, e.Expected, e.Actual)
-}
-
-// streamTrailers sends trailers of a streaming call.
-func streamTrailers(s grpc.ServerStream) func(metadata.MD) { return s.SetTrailer }
-
-// unaryTrailers sends trailers of a plain call.
-func unaryTrailers(ctx context.Context, log func(error)) func(metadata.MD) {
-	return func(md metadata.MD) {
-		if err := grpc.SetTrailer(ctx, md); err != nil {
-			log(err)
-		}
-	}
 }

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"net"
 	"testing"
 	"time"
 
@@ -15,7 +13,6 @@ import (
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/serverfeatures"
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/shared"
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/streams"
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 	"google.golang.org/genproto/googleapis/rpc/code"
@@ -27,48 +24,8 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/shiplog/shiplog/eventstore"
-	"github.com/shiplog/shiplog/eventstore/embedded"
 	"github.com/shiplog/shiplog/eventstore/protocol"
 )
-
-// serve returns a log and the address at which it is served.
-func serve(t *testing.T) (eventstore.Log, string) {
-	t.Helper()
-	quiet := slog.New(slog.DiscardHandler)
-	log, err := embedded.Open("log", embedded.Options{FS: vfs.NewMem(), Logger: quiet})
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := protocol.NewServer(log, protocol.Options{Logger: quiet})
-	done := make(chan error, 1)
-	go func() { done <- server.Serve(listener) }()
-	t.Cleanup(func() {
-		server.Stop()
-		if err := errors.Join(<-done, log.Close()); err != nil {
-			t.Error(err)
-		}
-	})
-	return log, listener.Addr().String()
-}
-
-func official(t *testing.T, address string) *esdb.Client {
-	t.Helper()
-	config, err := esdb.ParseConnectionString("esdb://" + address + "?tls=false")
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.Logger = esdb.NoopLogging()
-	client, err := esdb.NewClient(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = client.Close() })
-	return client
-}
 
 func dial(t *testing.T, address string) *grpc.ClientConn {
 	t.Helper()

@@ -26,6 +26,14 @@ func (s *streamsServer) Read(req *streams.ReadReq, call readCall) error {
 	if options.GetStream() != nil && options.GetFilter() != nil {
 		return invalid("only reads of all streams take a filter")
 	}
+	if options.GetStream() == nil {
+		stream = allStream
+	} else if stream == "" {
+		return invalid("the request names no stream")
+	}
+	if err := s.gate.stream(call.Context(), mayRead, stream); err != nil {
+		return s.status(err, "Read", stream)
+	}
 	if options.GetSubscription() != nil {
 		if options.GetReadDirection() != streams.ReadReq_Options_Forwards {
 			return invalid("subscriptions run forwards")
@@ -34,7 +42,7 @@ func (s *streamsServer) Read(req *streams.ReadReq, call readCall) error {
 	} else {
 		err = s.read(options, filter, call)
 	}
-	return toStatus(err, stream, streamTrailers(call))
+	return s.status(err, "Read", stream)
 }
 
 // read sends events, or that there is no stream: clients cannot take anything else here.

@@ -14,15 +14,14 @@ import (
 
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/gossip"
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/serverfeatures"
-	"github.com/EventStore/EventStore-Client-Go/v4/protos/shared"
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/streams"
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/peer"
 
 	"github.com/shiplog/shiplog/eventstore"
+	"github.com/shiplog/shiplog/eventstore/protocol/users"
 )
 
 // Version is the version of the server whose protocol is spoken. Clients want three plain integers.
@@ -37,6 +36,13 @@ type Options struct {
 	Advertise string
 	// Logger gets what an operator should know. Default slog.Default().
 	Logger *slog.Logger
+	// Members tells who is in the cluster; nil: this node alone. Advertise is then this node's address in it. A node that is not
+	// the leader sends writers to the one that is.
+	Members func() []Member
+	// Users tells who may speak to the server, and makes access lists count. nil: everything is open to everybody.
+	Users func() *users.Set
+	// Writable says to which streams clients may write at all, whoever they are. nil: to all.
+	Writable func(stream string) bool
 	// MaxAppendBytes bounds the events of one append, which are held in memory until the client has sent all of them.
 	// Default 32 MiB.
 	MaxAppendBytes int
@@ -64,56 +70,40 @@ func NewServer(log eventstore.Log, opts Options) *Server {
 		grpc.MaxRecvMsgSize(opts.MaxAppendBytes + 1<<20),
 		grpc.MaxConcurrentStreams(16 << 10), // each subscription is one
 	}
+	first := &before{
+		gate:   &gate{log: log, users: opts.Users, writable: opts.Writable},
+		leader: &leadership{advertise: opts.Advertise, members: opts.Members}, logger: opts.Logger,
+	}
+	config = append(config, grpc.ChainUnaryInterceptor(first.unary), grpc.ChainStreamInterceptor(first.stream))
 	if opts.TLS != nil {
 		config = append(config, grpc.Creds(credentials.NewTLS(opts.TLS)))
 	}
 	s := &Server{opts: opts, log: opts.Logger, grpc: grpc.NewServer(config...)}
-	streams.RegisterStreamsServer(s.grpc, &streamsServer{log: log, opts: opts, logger: opts.Logger})
+	streams.RegisterStreamsServer(s.grpc, &streamsServer{log: log, opts: opts, gate: first.gate})
 	serverfeatures.RegisterServerFeaturesServer(s.grpc, &featuresServer{server: s.grpc})
-	gossip.RegisterGossipServer(s.grpc, &gossipServer{id: uuid.New(), advertise: opts.Advertise})
+	gossip.RegisterGossipServer(s.grpc, &gossipServer{id: uuid.New(), advertise: opts.Advertise, members: opts.Members, now: time.Now})
 	return s
 }
 
 // Serve accepts connections until Stop is called; then it returns nil.
 func (s *Server) Serve(l net.Listener) error {
-	s.log.Info("serving the event store's protocol", "address", l.Addr().String(), "tls", s.opts.TLS != nil)
+	access := "open to everybody"
+	if s.opts.Users != nil {
+		access = fmt.Sprintf("by users, of whom there are %d", s.opts.Users().Len())
+	}
+	s.log.Info("serving the event store's protocol", "address", l.Addr().String(), "tls", s.opts.TLS != nil, "access", access)
 	if err := s.grpc.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return fmt.Errorf("serving the event store's protocol on %s: %w", l.Addr(), err)
 	}
 	return nil
 }
 
-// Stop ends all calls, and Serve.
+// Stop ends all calls at once, and Serve.
 func (s *Server) Stop() { s.grpc.Stop() }
 
-// featuresServer tells clients which methods there are.
-type featuresServer struct {
-	serverfeatures.UnimplementedServerFeaturesServer
-	server *grpc.Server
-}
-
-func (f *featuresServer) GetSupportedMethods(context.Context, *shared.Empty) (*serverfeatures.SupportedMethods, error) {
-	return &serverfeatures.SupportedMethods{EventStoreServerVersion: Version, Methods: supportedMethods(f.server.GetServiceInfo())}, nil
-}
-
-// gossipServer tells clients that this one node is the whole cluster.
-type gossipServer struct {
-	gossip.UnimplementedGossipServer
-	id        uuid.UUID
-	advertise string
-}
-
-func (g *gossipServer) Read(ctx context.Context, _ *shared.Empty) (*gossip.ClusterInfo, error) {
-	address := g.advertise
-	if p, ok := peer.FromContext(ctx); address == "" && ok && p.LocalAddr != nil {
-		address = p.LocalAddr.String()
-	}
-	endpoint, err := parseEndpoint(address)
-	if err != nil {
-		return nil, fmt.Errorf("telling clients where to connect: %w", err)
-	}
-	return &gossip.ClusterInfo{Members: []*gossip.MemberInfo{{
-		InstanceId: toUUID(g.id, false), TimeStamp: ticksOf(time.Now()), State: gossip.MemberInfo_Leader, IsAlive: true,
-		HttpEndPoint: endpoint,
-	}}}, nil
+// Drain takes no more calls, and waits for those that run until the context ends; then it ends them. Serve returns.
+func (s *Server) Drain(ctx context.Context) {
+	stop := context.AfterFunc(ctx, s.grpc.Stop)
+	defer stop()
+	s.grpc.GracefulStop()
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/shared"
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/streams"
@@ -16,9 +15,9 @@ import (
 // streamsServer is the protocol's main service.
 type streamsServer struct {
 	streams.UnimplementedStreamsServer
-	log    eventstore.Log
-	opts   Options
-	logger *slog.Logger
+	log  eventstore.Log
+	opts Options
+	gate *gate
 }
 
 // expectation is how Append, Delete and Tombstone say what they expect.
@@ -55,12 +54,15 @@ func (s *streamsServer) Append(call streams.Streams_AppendServer) error {
 	if options == nil {
 		return invalid("the first message of an append holds its options")
 	}
-	stream := string(options.GetStreamIdentifier().GetStreamName())
-	events, refused := s.receive(call)
+	stream, err := streamName(options.GetStreamIdentifier())
+	if err == nil {
+		err = s.gate.stream(call.Context(), mayWrite, stream)
+	}
+	events, refused := s.receive(call, err)
 	_, isRevision := options.GetExpectedStreamRevision().(*streams.AppendReq_Options_Revision)
 	want, err := expected(options, isRevision)
 	if err = errors.Join(refused, err); err != nil {
-		return toStatus(err, stream, call.SetTrailer)
+		return s.status(err, "Append", stream)
 	}
 	result, err := s.log.Append(call.Context(), stream, want, events...)
 	var wrong *eventstore.WrongExpectedRevisionError
@@ -68,7 +70,7 @@ func (s *streamsServer) Append(call streams.Streams_AppendServer) error {
 		return call.SendAndClose(wrongVersion(wrong))
 	}
 	if err != nil {
-		return toStatus(err, stream, call.SetTrailer)
+		return s.status(err, "Append", stream)
 	}
 	return call.SendAndClose(&streams.AppendResp{Result: &streams.AppendResp_Success_{Success: &streams.AppendResp_Success{
 		CurrentRevisionOption: &streams.AppendResp_Success_CurrentRevision{CurrentRevision: result.Revision},
@@ -78,9 +80,21 @@ func (s *streamsServer) Append(call streams.Streams_AppendServer) error {
 	}}})
 }
 
-// receive returns the events that the client proposes. It goes on receiving after an error, because a client whose message
-// is not taken never learns why.
-func (s *streamsServer) receive(call streams.Streams_AppendServer) (events []eventstore.Proposed, refused error) {
+// status is toStatus with the server's limit.
+func (s *streamsServer) status(err error, operation, stream string) error {
+	return toStatus(err, operation, stream, s.opts.MaxAppendBytes)
+}
+
+func streamName(id *shared.StreamIdentifier) (string, error) {
+	if len(id.GetStreamName()) == 0 {
+		return "", invalid("the request names no stream")
+	}
+	return string(id.GetStreamName()), nil
+}
+
+// receive returns the events that the client proposes. It goes on receiving when they are refused, from the beginning or
+// underway, because a client whose message is not taken never learns why.
+func (s *streamsServer) receive(call streams.Streams_AppendServer, refused error) (events []eventstore.Proposed, _ error) {
 	size := 0
 	for {
 		req, err := call.Recv()
@@ -136,7 +150,7 @@ func wrongVersion(e *eventstore.WrongExpectedRevisionError) *streams.AppendResp 
 func (s *streamsServer) Delete(ctx context.Context, req *streams.DeleteReq) (*streams.DeleteResp, error) {
 	options := req.GetOptions()
 	_, isRevision := options.GetExpectedStreamRevision().(*streams.DeleteReq_Options_Revision)
-	head, err := s.remove(ctx, s.log.Delete, options, isRevision)
+	head, err := s.remove(ctx, "Delete", s.log.Delete, options, isRevision)
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +163,7 @@ func (s *streamsServer) Delete(ctx context.Context, req *streams.DeleteReq) (*st
 func (s *streamsServer) Tombstone(ctx context.Context, req *streams.TombstoneReq) (*streams.TombstoneResp, error) {
 	options := req.GetOptions()
 	_, isRevision := options.GetExpectedStreamRevision().(*streams.TombstoneReq_Options_Revision)
-	head, err := s.remove(ctx, s.log.Tombstone, options, isRevision)
+	head, err := s.remove(ctx, "Tombstone", s.log.Tombstone, options, isRevision)
 	if err != nil {
 		return nil, err
 	}
@@ -160,9 +174,15 @@ func (s *streamsServer) Tombstone(ctx context.Context, req *streams.TombstoneReq
 
 // remove returns a position at or after that of the deletion.
 func (s *streamsServer) remove(
-	ctx context.Context, remove func(context.Context, string, eventstore.Expected) error, options expectation, isRevision bool,
+	ctx context.Context, operation string, remove func(context.Context, string, eventstore.Expected) error, options expectation, isRevision bool,
 ) (uint64, error) {
-	stream := string(options.GetStreamIdentifier().GetStreamName())
+	stream, err := streamName(options.GetStreamIdentifier())
+	if err != nil {
+		return 0, err
+	}
+	if err := s.gate.stream(ctx, mayDelete, stream); err != nil {
+		return 0, s.status(err, operation, stream)
+	}
 	want, err := expected(options, isRevision)
 	var head eventstore.Position
 	if err == nil {
@@ -171,5 +191,5 @@ func (s *streamsServer) remove(
 	if err == nil {
 		head, err = s.log.Head(ctx)
 	}
-	return uint64(head), toStatus(err, stream, unaryTrailers(ctx, func(err error) { s.logger.Debug("sending trailers", "error", err) }))
+	return uint64(head), s.status(err, operation, stream)
 }
