@@ -55,40 +55,48 @@ func (s State) Apply(e Event) (State, error) {
 }
 
 func (s State) apply(e Event) (State, error) {
-	if s.Seen && e.Revision <= s.Revision {
-		return s, fmt.Errorf("%w: the stream is at revision %d", ErrOutOfOrder, s.Revision)
+	next, patched, err := s.advance(e)
+	if err == nil && patched {
+		next.JSON, err = Patch(s.JSON, e.Change)
 	}
-	next := s
+	if err != nil {
+		return s, err
+	}
+	return next, nil
+}
+
+// advance returns the state after an event but for its JSON, when that is what the event's delta makes of it (patched).
+func (s State) advance(e Event) (next State, patched bool, err error) {
+	if s.Seen && e.Revision <= s.Revision {
+		return s, false, fmt.Errorf("%w: the stream is at revision %d", ErrOutOfOrder, s.Revision)
+	}
+	next = s
 	next.Revision, next.Seen = e.Revision, true
 	if e.Op == "" { // a fact that changes no object
-		return next, nil
+		return next, false, nil
 	}
 	next.Position = e.Position
 	switch e.Op {
 	case Created:
 		if s.Exists {
-			return s, ErrExists
+			return s, false, ErrExists
 		}
 		if len(e.Change) == 0 || e.Change[0] != '{' {
-			return s, fmt.Errorf("%w: a creation holds no object", ErrBadDelta)
+			return s, false, fmt.Errorf("%w: a creation holds no object", ErrBadDelta)
 		}
 		next.JSON, next.UID, next.Exists = e.Change, e.Ref.UID, true
-		return next, nil
+		return next, false, nil
 	case Changed, Deleted:
 		if err := s.fits(e); err != nil {
-			return s, err
+			return s, false, err
 		}
-		json, err := Patch(s.JSON, e.Change)
-		if err != nil {
-			return s, err
-		}
-		next.JSON, next.Exists = json, e.Op == Changed
+		next.Exists = e.Op == Changed
 		if e.Ref.UID != "" {
 			next.UID = e.Ref.UID
 		}
-		return next, nil
+		return next, true, nil
 	}
-	return s, fmt.Errorf("%w %q", ErrUnknownOp, e.Op)
+	return s, false, fmt.Errorf("%w %q", ErrUnknownOp, e.Op)
 }
 
 // fits says whether an event can have been made against this state.

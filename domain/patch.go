@@ -48,9 +48,11 @@ type change struct {
 }
 
 // changes reads the members of an object's delta in the order of their keys.
-func changes(delta []byte) ([]change, error) {
+func changes(delta []byte) ([]change, error) { return appendChanges(nil, delta) }
+
+func appendChanges(out []change, delta []byte) ([]change, error) {
+	from := len(out)
 	s := scanObject(delta)
-	var out []change
 	for {
 		k, v, ok := s.next()
 		if !ok {
@@ -62,12 +64,12 @@ func changes(delta []byte) ([]change, error) {
 		}
 		out = append(out, c)
 	}
-	if s.bad || len(out) == 0 {
-		return nil, fmt.Errorf("%w: members with a sign expected, got %s", ErrBadDelta, sortOf(delta))
+	if s.bad || len(out) == from {
+		return out, fmt.Errorf("%w: members with a sign expected, got %s", ErrBadDelta, sortOf(delta))
 	}
 	byKey := func(a, b change) int { return bytes.Compare(a.key, b.key) }
-	if !slices.IsSortedFunc(out, byKey) {
-		slices.SortFunc(out, byKey)
+	if !slices.IsSortedFunc(out[from:], byKey) {
+		slices.SortFunc(out[from:], byKey)
 	}
 	return out, nil
 }

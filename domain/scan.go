@@ -106,24 +106,41 @@ func (s *objectScan) next() (key, value []byte, ok bool) {
 	return key, value, true
 }
 
-// elements returns the elements of a list.
-func elements(b []byte) ([][]byte, bool) {
-	if len(b) < 2 || b[0] != '[' || b[len(b)-1] != ']' {
+// listScan yields the elements of a list in order.
+type listScan struct {
+	b   []byte
+	i   int
+	bad bool
+}
+
+func scanList(b []byte) listScan {
+	return listScan{b: b, i: 1, bad: len(b) < 2 || b[0] != '[' || b[len(b)-1] != ']'}
+}
+
+func (s *listScan) next() (value []byte, ok bool) {
+	if s.bad || s.b[s.i] == ']' {
 		return nil, false
 	}
-	var out [][]byte
-	for i := 1; b[i] != ']'; {
-		if b[i] == ',' {
-			i++
-		}
-		end := skip(b, i)
-		if end < 0 || end >= len(b) || b[end] != ',' && b[end] != ']' {
-			return nil, false
-		}
-		out = append(out, b[i:end:end])
-		i = end
+	if s.b[s.i] == ',' {
+		s.i++
 	}
-	return out, true
+	end := skip(s.b, s.i)
+	if end < 0 || end >= len(s.b) || s.b[end] != ',' && s.b[end] != ']' {
+		s.bad = true
+		return nil, false
+	}
+	value, s.i = s.b[s.i:end:end], end
+	return value, true
+}
+
+// elements returns the elements of a list.
+func elements(b []byte) ([][]byte, bool) {
+	s := scanList(b)
+	var out [][]byte
+	for v, ok := s.next(); ok; v, ok = s.next() {
+		out = append(out, v)
+	}
+	return out, !s.bad
 }
 
 // lookup returns the value of a member, or nil.

@@ -143,7 +143,7 @@ func (h *History) getAt(ctx context.Context, ref domain.Ref, position uint64) (*
 	o := f.objects[ref.Stream()]
 	there := o != nil && (ref.UID == "" || o.ref.UID == ref.UID)
 	switch {
-	case bounded && !there && position != uint64(head), bounded && there && o.state.Position > position:
+	case bounded && !there && position != uint64(head), bounded && there && o.replay.State().Position > position:
 		return nil, projections.ErrTooOld
 	case !there:
 		return nil, projections.ErrNotFound

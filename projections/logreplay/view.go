@@ -1,7 +1,6 @@
 package logreplay
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -47,9 +46,9 @@ type folding struct {
 }
 
 type folded struct {
-	ref   domain.Ref
-	state domain.State
-	err   error // the events do not fold
+	ref    domain.Ref
+	replay domain.Replay
+	err    error // the events do not fold
 }
 
 func newFolding(kinds *domain.Set) *folding {
@@ -72,18 +71,34 @@ func (f *folding) advance(ctx context.Context, log eventstore.Log, to uint64) er
 		if uint64(r.Position) > to {
 			break
 		}
-		e, ok, err := projections.EventOf(r)
-		switch {
-		case errors.Is(err, domain.ErrNewer):
+		if err := f.take(r); err != nil {
 			return err
-		case err != nil:
-			f.spoil(r, err)
-		case ok && projections.Concerns(r, e):
-			f.apply(r.Stream, e)
 		}
 		f.position = uint64(r.Position)
 	}
 	f.position = to
+	return nil
+}
+
+// take folds one record. An error says that it was written by a newer build.
+func (f *folding) take(r eventstore.Recorded) error {
+	o := f.objects[r.Stream]
+	if o != nil {
+		record := domain.Record{Type: r.Type, Data: r.Data, Metadata: r.Metadata, Position: uint64(r.Position), Revision: r.Revision}
+		if e, ok := record.Step(o.ref); ok && (e.Ref == o.ref || projections.Concerns(r, e)) {
+			f.apply(r.Stream, e)
+			return nil
+		}
+	}
+	e, ok, err := projections.EventOf(r)
+	switch {
+	case errors.Is(err, domain.ErrNewer):
+		return err
+	case err != nil:
+		f.spoil(r, err)
+	case ok && projections.Concerns(r, e):
+		f.apply(r.Stream, e)
+	}
 	return nil
 }
 
@@ -92,28 +107,23 @@ func (f *folding) apply(stream string, e domain.Event) {
 	if o == nil {
 		o = &folded{}
 	}
-	state, err := o.state.Apply(e)
+	err := o.replay.Apply(e)
 	switch {
-	case err != nil && e.Op == domain.Deleted, err == nil && !state.Exists:
+	case err != nil && e.Op == domain.Deleted, err == nil && !o.replay.Exists():
 		delete(f.objects, stream)
 		return
 	case err != nil && e.Op == domain.Created && len(e.Change) > 0 && e.Change[0] == '{': // whole, whatever was there before
-		state, err = domain.State{JSON: e.Change, UID: e.Ref.UID, Revision: e.Revision, Position: e.Position, Exists: true, Seen: true}, nil
+		o.replay = domain.Replay{}
+		err = o.replay.Apply(e)
 	case err != nil:
 		// Nothing but what needs no base applies from here on.
-		o.ref, o.err = e.Ref, err
-		o.state.Seen, o.state.Exists, o.state.Position, o.state.Revision = false, true, e.Position, e.Revision
-		f.objects[stream] = o
-		return
-	}
-	if e.Op == domain.Created {
-		state.JSON = bytes.Clone(state.JSON)
-	}
-	if e.Op == "" {
+		o.replay.Spoil(e.Position, e.Revision)
+	case e.Op == "":
 		err = o.err
 	}
-	o.ref, o.state, o.err = e.Ref, state, err
-	o.ref.UID = state.UID
+	if o.ref, o.err = e.Ref, err; err == nil {
+		o.ref.UID = o.replay.UID()
+	}
 	f.objects[stream] = o
 }
 
@@ -128,7 +138,7 @@ func (f *folding) spoil(r eventstore.Recorded, cause error) {
 		o = &folded{ref: ref}
 	}
 	o.err = cause
-	o.state.Seen, o.state.Exists, o.state.Position, o.state.Revision = false, true, uint64(r.Position), r.Revision
+	o.replay.Spoil(uint64(r.Position), r.Revision)
 	f.objects[r.Stream] = o
 }
 
@@ -141,9 +151,10 @@ func (f *folding) view(position uint64) *memory.Snapshot {
 }
 
 func (o *folded) object(kinds *domain.Set) *projections.Object {
-	p := projections.Object{Ref: o.ref, Position: o.state.Position, Revision: o.state.Revision, JSON: o.state.JSON}
+	state := o.replay.State()
+	p := projections.Object{Ref: o.ref, Position: state.Position, Revision: state.Revision, JSON: state.JSON}
 	if o.err != nil {
-		p.Kind = memory.KindOf(kinds, o.ref, o.state.JSON)
+		p.Kind = memory.KindOf(kinds, o.ref, state.JSON)
 		return memory.Broken(p, fmt.Errorf("reading %s: %w", o.ref, o.err))
 	}
 	return memory.Decoded(kinds, p)
