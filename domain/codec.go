@@ -52,8 +52,12 @@ type buffer struct {
 	scratch []byte
 }
 
-// Decode reads what Encode wrote as the Go type of the kind. resourceVersion becomes the position, empty for position 0.
+// Decode reads what Encode wrote as the Go type of the kind. resourceVersion becomes the position, empty for position 0. A sealed
+// payload stays closed, and the object says so (see DecodeOpen).
 func Decode(k *Kind, data []byte, position uint64) (runtime.Object, error) {
+	if IsSealed(data) {
+		return decodeErased(k, data, position, ErrErased)
+	}
 	obj := k.New()
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, obj); err != nil {
 		return nil, fmt.Errorf("decoding a %s: %w: %w", k.Kind, ErrBadJSON, err)

@@ -27,6 +27,9 @@ type Kind struct {
 	// Retention bounds the streams of kinds whose past nobody needs. The zero value keeps everything. The events of a bounded
 	// stream hold whole objects, because what a delta builds on may be gone (see Delta).
 	Retention Retention
+	// Sealed are the fields that the log, the read models and the snapshots hold as ciphertext only (see Seal): paths of members.
+	// Empty for nearly all kinds; the operator may name more (see SealFields).
+	Sealed []Path
 }
 
 // GroupResource returns the collection's name.

@@ -21,7 +21,8 @@ func configKinds() []Kind {
 		},
 		{
 			Version: "v1", Kind: "Secret", Resource: "secrets", Namespaced: true,
-			New: func() runtime.Object { return &corev1.Secret{} },
+			New:    func() runtime.Object { return &corev1.Secret{} },
+			Sealed: sealed("data", "stringData"),
 			Words: []Word{
 				changed("SecretDataChanged", "What the secret holds changed.", func(b, a *corev1.Secret) bool {
 					return !maps.EqualFunc(b.Data, a.Data, bytes.Equal)

@@ -56,6 +56,7 @@ type Set struct {
 	byResource map[Resource]*Kind
 	byKind     map[schema.GroupKind]*Kind
 	byName     map[string]*Kind
+	keys       Keys
 }
 
 // NewSet makes a Set. Of two kinds that share a name the earlier has it; the later is found by its full name
