@@ -2,7 +2,8 @@
 //
 //	version           the layout's version, one number
 //	lock              held by the running process (flock); holds its pid
-//	log/              the embedded log
+//	log/              the embedded log, or
+//	eventstore        the connection string of the event store that keeps the log
 //	postgres/         the private Postgres
 //	pki/              certificates and keys
 //	node/             the node agent: images, containers, its copy of what concerns it

@@ -2,10 +2,8 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -14,29 +12,10 @@ import (
 
 	"github.com/shiplog/shiplog/api"
 	"github.com/shiplog/shiplog/domain"
-	"github.com/shiplog/shiplog/eventstore"
-	"github.com/shiplog/shiplog/eventstore/embedded"
-	"github.com/shiplog/shiplog/ops/datadir"
 	"github.com/shiplog/shiplog/ops/pki"
 	"github.com/shiplog/shiplog/projections/live"
 	"github.com/shiplog/shiplog/projections/logreplay"
 )
-
-// OpenLog opens the log of a stopped cluster for reading. Close releases the directory too.
-func OpenLog(path string, logger *slog.Logger) (eventstore.Log, func() error, error) {
-	if _, err := os.Stat(filepath.Join(path, logDir)); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, fmt.Errorf("the cluster of %s is not running and its log is not in there: start it, or read the event store that it uses", path)
-	}
-	dir, err := datadir.Open(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	log, err := embedded.Open(dir.Join(logDir), embedded.Options{ReadOnly: true, Logger: logger})
-	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("opening the log: %w", err), dir.Close())
-	}
-	return log, func() error { return errors.Join(log.Close(), dir.Close()) }, nil
-}
 
 // Past is the API of a cluster that is not running, for reading only.
 type Past struct {

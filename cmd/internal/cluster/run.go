@@ -15,8 +15,6 @@ import (
 	"github.com/shiplog/shiplog/api"
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/eventstore"
-	"github.com/shiplog/shiplog/eventstore/embedded"
-	"github.com/shiplog/shiplog/eventstore/esdb"
 	"github.com/shiplog/shiplog/ops/datadir"
 	"github.com/shiplog/shiplog/ops/pki"
 	privatepg "github.com/shiplog/shiplog/ops/postgres"
@@ -188,19 +186,6 @@ func hostAddresses() []net.IP {
 		}
 	}
 	return ips
-}
-
-func (cp *controlPlane) openLog(ctx context.Context) (err error) {
-	if cp.EventStore != "" {
-		cp.log, err = esdb.Open(ctx, cp.EventStore, esdb.Options{Logger: cp.logger})
-	} else {
-		cp.log, err = embedded.Open(cp.dir.Join(logDir), embedded.Options{Logger: cp.logger})
-	}
-	if err != nil {
-		return fmt.Errorf("opening the log: %w", err)
-	}
-	cp.closeLater(func(context.Context) error { return cp.log.Close() })
-	return nil
 }
 
 // openModels starts the private Postgres unless a DSN was given, and the read models on it. Neither is waited for: the cluster
