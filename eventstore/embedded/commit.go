@@ -151,8 +151,9 @@ func (l *Log) commit(requests []*request) {
 			}
 			return
 		}
-		r.result = result
-		if err != nil || durable {
+		r.result, r.err = result, err
+		// A refusal tells of the stream's end, which this batch may have moved: it waits for the disk as well.
+		if durable || err != nil && len(g.events) == 0 {
 			r.finish(err)
 			continue
 		}
@@ -160,10 +161,11 @@ func (l *Log) commit(requests []*request) {
 	}
 	if len(g.events) == 0 {
 		for _, r := range accepted {
-			r.finish(nil)
+			r.finish(r.err)
 		}
 		return
 	}
+	l.streams.pin(g.before)
 	if err := l.apply(g.batch, pebble.Sync); err != nil {
 		for _, r := range accepted {
 			r.finish(err)
@@ -178,7 +180,7 @@ func (l *Log) commit(requests []*request) {
 	var wake chan struct{}
 	l.streams.committed(g, func() { wake = l.tail.push(g.events) })
 	for _, r := range accepted {
-		r.finish(nil)
+		r.finish(r.err)
 	}
 	if wake != nil {
 		l.wakeSoon(wake)
