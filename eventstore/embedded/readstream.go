@@ -20,7 +20,9 @@ type found struct {
 }
 
 // overtaken says whether events may have been removed since.
-func (f *found) overtaken(l *Log) bool { return l.scavenging.Load() > 0 || l.scavenged.Load() != f.scavenged }
+func (f *found) overtaken(l *Log) bool {
+	return l.scavenging.Load() > 0 || l.scavenged.Load() != f.scavenged
+}
 
 // lookup returns a stream as of the head.
 func (l *Log) lookup(name string) (f found, err error) {
