@@ -15,6 +15,7 @@ import (
 	"github.com/shiplog/shiplog/api"
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/eventstore"
+	"github.com/shiplog/shiplog/eventstore/keystore"
 	"github.com/shiplog/shiplog/ops/datadir"
 	"github.com/shiplog/shiplog/ops/pki"
 	privatepg "github.com/shiplog/shiplog/ops/postgres"
@@ -28,6 +29,7 @@ import (
 // Where things lie in the data directory.
 const (
 	logDir          = "log"
+	keysDir         = "keys"
 	postgresDir     = "postgres"
 	pkiDir          = "pki"
 	nodeDir         = "node"
@@ -43,6 +45,7 @@ type controlPlane struct {
 	dir    *datadir.Dir
 	kinds  *domain.Set
 	pki    *pki.PKI
+	keys   *keystore.File
 	log    eventstore.Log
 	view   *live.View
 	models *postgres.Models
@@ -56,7 +59,7 @@ type controlPlane struct {
 // Run runs a cluster until the context ends. ready is called once, with the API's address, when the API serves and the cluster's
 // own nodes are Ready. A cluster that cannot start returns one clear error.
 func Run(ctx context.Context, config Config, ready func(url string)) (err error) {
-	cp := &controlPlane{Config: config, logger: config.Logger, kinds: domain.NewSet(domain.Kinds())}
+	cp := &controlPlane{Config: config, logger: config.Logger}
 	api.RouteLibraryLogs(cp.logger)
 	defer func() {
 		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
@@ -116,6 +119,9 @@ func (cp *controlPlane) open(ctx context.Context, group *errgroup.Group, running
 	}
 	cp.stage("the log")
 	if err := cp.openLog(ctx); err != nil {
+		return err
+	}
+	if err := cp.openKeys(ctx); err != nil {
 		return err
 	}
 	cp.stage("the read models")
@@ -232,7 +238,7 @@ func (cp *controlPlane) startFromModels(ctx context.Context) ([]*projections.Obj
 
 func (cp *controlPlane) serveAPI(ctx context.Context, group *errgroup.Group, running context.Context) error {
 	server, err := api.New(ctx, api.Config{
-		Listen: cp.Listen, PKI: cp.pki, Log: cp.log, Live: cp.view, History: fresh{cp.models, cp.log}, Kinds: cp.kinds,
+		Listen: cp.Listen, PKI: cp.pki, Log: cp.log, Live: cp.view, History: fresh{cp.models, cp.log}, Kinds: cp.kinds, Keys: cp.keys,
 		ServiceCIDR: cp.ServiceCIDR.String(), ClusterDomain: cp.ClusterDom,
 		Feed: nodefeed.NewSource(cp.view, cp.kinds),
 		Extra: map[string]http.Handler{
