@@ -32,6 +32,9 @@ func Run(t *testing.T, open func(t *testing.T) eventstore.Log) {
 		{"metadata", metadataTests},
 		{"delete", deleteTests},
 		{"subscribe", subscribeTests},
+		{"promises", promiseTests},
+		{"times", timeTests},
+		{"ends", endTests},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			for _, test := range part.tests {
