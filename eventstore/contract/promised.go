@@ -18,7 +18,7 @@ import (
 func (h *History) Together(ctx context.Context, log eventstore.Log, seed uint64, writers, readers int, done func(appends int) bool) error {
 	group, ctx := errgroup.WithContext(ctx)
 	writing, stop := context.WithCancel(ctx)
-	var left = make(chan struct{}, writers)
+	left := make(chan struct{}, writers)
 	count := make(chan struct{}, 1)
 	answered := 0
 	for w := range writers {
