@@ -21,7 +21,7 @@ func StartEventStore(t testing.TB) *EventStore { return startEventStore(t, "") }
 
 func startEventStore(t testing.TB, netns string) *EventStore {
 	t.Helper()
-	e := &EventStore{process: newProcess(t, "event store"), dir: tempDir(t), netns: netns, at: "127.0.0.1:0"}
+	e := &EventStore{process: newProcess(t, "event store"), dir: TempDir(t), netns: netns, at: "127.0.0.1:0"}
 	t.Cleanup(func() {
 		if e.launched() {
 			e.Stop()
