@@ -101,6 +101,7 @@ func (w *writers) check(t *testing.T, client *kubernetes.Clientset) {
 // TestKilledEventStore: the event store dies while clients write, and comes back. What was acknowledged is there, and the control
 // plane goes on by itself.
 func TestKilledEventStore(t *testing.T) {
+	harness.OnEventStore(t)
 	t.Parallel()
 	store := harness.StartEventStore(t)
 	c := harness.Start(t, harness.Options{Args: []string{"--no-node", "--sim-nodes", "2"}, EventStore: store})
@@ -136,6 +137,7 @@ func TestKilledEventStore(t *testing.T) {
 // TestTwoControlPlanes: two control planes on one event store and one Postgres both serve reads and writes, one leads. When it is
 // killed the other takes over; nothing acknowledged is lost, and no conflict goes unnoticed.
 func TestTwoControlPlanes(t *testing.T) {
+	harness.OnEventStore(t)
 	t.Parallel()
 	harness.NeedRoot(t) // Postgres runs as a user of its own
 	store := harness.StartEventStore(t)
