@@ -283,6 +283,11 @@ func (l *Log) Head(ctx context.Context) (eventstore.Position, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
+	release, err := l.acquire()
+	if err != nil {
+		return 0, err
+	}
+	defer release()
 	return l.tail.current(), nil
 }
 
