@@ -4,6 +4,7 @@
 //	lock              held by the running process (flock); holds its pid
 //	log/              the embedded log, or
 //	eventstore        the connection string of the event store that keeps the log
+//	snapshots/        what a start reads instead of all of the log; made anew when removed
 //	postgres/         the private Postgres
 //	pki/              certificates and keys
 //	node/             the node agent: images, containers, its copy of what concerns it
