@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -180,6 +181,48 @@ func TestSnapshotAndTailAreTheLog(t *testing.T) {
 	})
 }
 
+// notes is a log file that others can wait for.
+type notes struct {
+	mu    sync.Mutex
+	text  strings.Builder
+	grown chan struct{}
+}
+
+func (n *notes) Write(p []byte) (int, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.text.Write(p)
+	select {
+	case n.grown <- struct{}{}:
+	default:
+	}
+	return len(p), nil
+}
+
+func (n *notes) String() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.text.String()
+}
+
+func (n *notes) Reset() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.text.Reset()
+}
+
+// wait waits until something was said.
+func (n *notes) wait(ctx context.Context, t failer, what string) {
+	t.Helper()
+	for !strings.Contains(n.String(), what) {
+		select {
+		case <-n.grown:
+		case <-ctx.Done():
+			t.Fatalf("nobody said %q, but\n%s", what, n)
+		}
+	}
+}
+
 // world is a log with two snapshots, and a logger that remembers.
 type world struct {
 	*testing.T
@@ -187,14 +230,14 @@ type world struct {
 	scribe      *projectiontest.Scribe
 	kinds       *domain.Set
 	dir         *Dir
-	said        *bytes.Buffer
+	said        *notes
 	older, last Info
 }
 
 func given(t *testing.T) *world {
 	kinds := domain.NewSet(domain.Kinds())
 	log := projectiontest.NewLog()
-	w := &world{T: t, log: log, scribe: projectiontest.NewScribe(log, kinds), kinds: kinds, said: &bytes.Buffer{}}
+	w := &world{T: t, log: log, scribe: projectiontest.NewScribe(log, kinds), kinds: kinds, said: &notes{grown: make(chan struct{}, 1)}}
 	w.dir = &Dir{Path: filepath.Join(t.TempDir(), "snapshots"), Log: log, Kinds: kinds, Logger: slog.New(slog.NewTextHandler(w.said, nil))}
 	w.put("a", "1")
 	w.put("b", "1")
@@ -339,7 +382,7 @@ func TestWhatDoesNotFitIsLeftOut(t *testing.T) {
 				t.Errorf("%d of %d snapshots were said to be left out:\n%s", said, len(infos), w.said)
 			}
 			w.said.Reset()
-			if base := w.base(); base != nil || w.said.Len() > 0 {
+			if base := w.base(); base != nil || w.said.String() != "" {
 				t.Errorf("the second time: %+v\n%s", base, w.said)
 			}
 		})
@@ -408,6 +451,7 @@ func TestTheAnchorIsOfAStreamThatIsKept(t *testing.T) {
 func TestKeeper(t *testing.T) {
 	w := given(t)
 	check(t, os.RemoveAll(w.dir.Path))
+	w.said.Reset()
 	keeper := &Keeper{Dir: w.dir, MinEvents: 100}
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})
@@ -435,11 +479,9 @@ func TestKeeper(t *testing.T) {
 
 	offer(99) // too few
 	due := offer(100)
-	for !slices.Equal(written(), []eventstore.Position{position(due)}) {
-		if ctx.Err() != nil {
-			t.Fatal("the snapshot was not written")
-		}
-		time.Sleep(time.Millisecond)
+	w.said.wait(ctx, t, "a snapshot was written")
+	if got, want := written(), []eventstore.Position{position(due)}; !slices.Equal(got, want) {
+		t.Errorf("there are snapshots of %v, want %v", got, want)
 	}
 	rest := offer(150)
 	stop()
@@ -451,7 +493,7 @@ func TestKeeper(t *testing.T) {
 	// Nothing new: nothing to write.
 	w.said.Reset()
 	keeper.Run(ctx)
-	if w.said.Len() > 0 {
+	if w.said.String() != "" {
 		t.Errorf("nothing was to be written: %s", w.said)
 	}
 	// A directory that cannot be written to is said, and no reason to stop.
