@@ -5,6 +5,7 @@
 //	log/              the embedded log, or
 //	eventstore        the connection string of the event store that keeps the log
 //	keys/             the keys of sealed payloads, and the key that wraps them
+//	snapshots/        what a start reads instead of all of the log; made anew when removed
 //	postgres/         the private Postgres
 //	pki/              certificates and keys
 //	node/             the node agent: images, containers, its copy of what concerns it

@@ -15,6 +15,7 @@ import (
 	"github.com/shiplog/shiplog/ops/pki"
 	"github.com/shiplog/shiplog/projections/live"
 	"github.com/shiplog/shiplog/projections/logreplay"
+	"github.com/shiplog/shiplog/projections/snapshot"
 )
 
 // Past is the API of a cluster that is not running, for reading only.
@@ -48,7 +49,8 @@ func OpenPast(ctx context.Context, path string) (_ *Past, err error) {
 			closeAll()
 		}
 	}()
-	view := live.New(log, kinds, live.Options{Logger: logger})
+	snapshots := snapshot.Dir{Path: filepath.Join(path, snapshotsDir), Log: log, Kinds: kinds, ReadOnly: true, Logger: logger}
+	view := live.New(log, kinds, live.Options{Logger: logger, Base: snapshots.Base})
 	group.Go(func() error { return view.Run(running) })
 	if err := view.WaitReady(ctx); err != nil {
 		return nil, fmt.Errorf("reading the log: %w", err)

@@ -19,11 +19,11 @@ import (
 	"github.com/shiplog/shiplog/ops/datadir"
 	"github.com/shiplog/shiplog/ops/pki"
 	privatepg "github.com/shiplog/shiplog/ops/postgres"
-	"github.com/shiplog/shiplog/projections"
 	"github.com/shiplog/shiplog/projections/historyhttp"
 	"github.com/shiplog/shiplog/projections/live"
 	"github.com/shiplog/shiplog/projections/nodefeed"
 	"github.com/shiplog/shiplog/projections/postgres"
+	"github.com/shiplog/shiplog/projections/snapshot"
 )
 
 // Where things lie in the data directory.
@@ -33,6 +33,7 @@ const (
 	postgresDir     = "postgres"
 	pkiDir          = "pki"
 	nodeDir         = "node"
+	snapshotsDir    = "snapshots"
 	adminKubeconfig = "admin.kubeconfig"
 )
 
@@ -124,18 +125,26 @@ func (cp *controlPlane) open(ctx context.Context, group *errgroup.Group, running
 	if err := cp.openKeys(ctx); err != nil {
 		return err
 	}
-	cp.stage("the read models")
 	if err := cp.openModels(ctx, group, running); err != nil {
 		return err
 	}
 	cp.stage("the live view")
-	cp.view = live.New(cp.log, cp.kinds, live.Options{Logger: cp.logger, Start: cp.startFromModels})
+	keeper := &snapshot.Keeper{Dir: &snapshot.Dir{Path: cp.dir.Join(snapshotsDir), Log: cp.log, Kinds: cp.kinds, Logger: cp.logger}}
+	cp.view = live.New(cp.log, cp.kinds, live.Options{Logger: cp.logger, Base: keeper.Dir.Base, Offer: keeper.Offer})
 	group.Go(func() error { return cp.view.Run(running) })
 	if err := cp.view.WaitReady(ctx); err != nil {
 		return fmt.Errorf("reading the log: %w", err)
 	}
 	cp.stage("the API server")
-	return cp.serveAPI(ctx, group, running)
+	if err := cp.serveAPI(ctx, group, running); err != nil {
+		return err
+	}
+	// Only now: the start needs the processors more than the next start does.
+	group.Go(func() error {
+		keeper.Run(running)
+		return nil
+	})
+	return nil
 }
 
 func (cp *controlPlane) probeListen(ctx context.Context) error {
@@ -194,17 +203,23 @@ func hostAddresses() []net.IP {
 	return ips
 }
 
-// openModels starts the private Postgres unless a DSN was given, and the read models on it. Neither is waited for: the cluster
-// runs without them, and they catch up.
+// openModels prepares the read models and, in the background, starts the private Postgres unless a DSN was given, and keeps them on it.
+// The cluster runs without them: who asks for the past waits until they have caught up.
 func (cp *controlPlane) openModels(ctx context.Context, group *errgroup.Group, running context.Context) error {
-	dsn := cp.Postgres
+	dsn, start := cp.Postgres, func() error { return nil }
 	if dsn == "" {
-		server, err := privatepg.Start(ctx, cp.dir.Join(postgresDir), privatepg.Options{Logger: cp.logger})
+		server, err := privatepg.Prepare(cp.dir.Join(postgresDir), privatepg.Options{Logger: cp.logger})
 		if err != nil {
 			return fmt.Errorf("starting Postgres for the read models: %w", err)
 		}
 		cp.closeLater(server.Stop)
 		dsn = server.DSN()
+		start = func() error {
+			if err := server.Start(running); err != nil {
+				return fmt.Errorf("starting Postgres for the read models: %w", err)
+			}
+			return nil
+		}
 	}
 	models, err := postgres.Open(ctx, postgres.Config{DSN: dsn, Log: cp.log, Kinds: cp.kinds, Logger: cp.logger})
 	if err != nil {
@@ -212,28 +227,13 @@ func (cp *controlPlane) openModels(ctx context.Context, group *errgroup.Group, r
 	}
 	cp.models = models
 	cp.closeLater(func(context.Context) error { models.Close(); return nil })
-	group.Go(func() error { return models.Run(running) })
+	group.Go(func() error {
+		if err := start(); err != nil {
+			return err
+		}
+		return models.Run(running)
+	})
 	return nil
-}
-
-// worthASnapshot is the length of a log, in events, from which on it is quicker to start from the read models than from its beginning.
-const worthASnapshot = 20_000
-
-var errShortLog = errors.New("the log is short: it is read from its beginning")
-
-// startFromModels gives the live view what the read models hold, so that only the log's tail has to be read. When they cannot
-// answer, the view starts from the log's beginning.
-func (cp *controlPlane) startFromModels(ctx context.Context) ([]*projections.Object, uint64, error) {
-	head, err := cp.log.Head(ctx)
-	if err != nil {
-		return nil, 0, err
-	}
-	if head < worthASnapshot {
-		return nil, 0, errShortLog
-	}
-	asking, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	return cp.models.Start(asking)
 }
 
 func (cp *controlPlane) serveAPI(ctx context.Context, group *errgroup.Group, running context.Context) error {
