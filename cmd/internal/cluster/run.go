@@ -15,6 +15,7 @@ import (
 	"github.com/shiplog/shiplog/api"
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/eventstore"
+	"github.com/shiplog/shiplog/ops/backup"
 	"github.com/shiplog/shiplog/ops/datadir"
 	"github.com/shiplog/shiplog/ops/pki"
 	privatepg "github.com/shiplog/shiplog/ops/postgres"
@@ -27,9 +28,9 @@ import (
 
 // Where things lie in the data directory.
 const (
-	logDir          = "log"
+	logDir          = datadir.Log
 	postgresDir     = "postgres"
-	pkiDir          = "pki"
+	pkiDir          = datadir.PKI
 	nodeDir         = "node"
 	adminKubeconfig = "admin.kubeconfig"
 )
@@ -238,6 +239,7 @@ func (cp *controlPlane) serveAPI(ctx context.Context, group *errgroup.Group, run
 		Extra: map[string]http.Handler{
 			historyhttp.Prefix: historyhttp.NewHandler(fresh{cp.models, cp.log}),
 			TendPrefix:         cp.tendHandler(),
+			backup.Prefix:      backup.NewHandler(cp.log, cp.Version, cp.logger),
 			"/graphql":         cp.graphQLHandler(),
 		},
 		Logger: cp.logger,
