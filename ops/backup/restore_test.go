@@ -33,7 +33,7 @@ func restore(t testing.TB, r backup.Restore) (string, backup.Restored, error) {
 		r.Dir = filepath.Join(t.TempDir(), "data")
 	}
 	r.Logger = quiet()
-	done, err := r.Run(t.Context())
+	done, err := r.Run(context.Background())
 	return r.Dir, done, err
 }
 
