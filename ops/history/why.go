@@ -153,7 +153,7 @@ func Effects(ctx context.Context, h projections.History, e domain.Event) ([]*Eff
 		byID[x.ID], byPosition[x.Position] = x, x
 		var parent *Effect
 		if c := x.Cause; c != nil {
-			if parent = byID[c.ID]; parent == nil {
+			if parent = byID[c.ID]; parent == nil && c.ID == "" {
 				parent = byPosition[c.Position]
 			}
 		}
