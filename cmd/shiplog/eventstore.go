@@ -19,9 +19,9 @@ import (
 func newEventStoreCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "eventstore",
-		Short: "Serve a log to others",
+		Short: "Serve a log to others, and copy one",
 	}
-	cmd.AddCommand(newEventStoreServeCommand())
+	cmd.AddCommand(newEventStoreServeCommand(), newEventStoreCopyCommand())
 	return cmd
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/eventstore"
 	"github.com/shiplog/shiplog/eventstore/keystore"
+	"github.com/shiplog/shiplog/ops/backup"
 	"github.com/shiplog/shiplog/ops/datadir"
 	"github.com/shiplog/shiplog/ops/pki"
 	privatepg "github.com/shiplog/shiplog/ops/postgres"
@@ -28,10 +29,10 @@ import (
 
 // Where things lie in the data directory.
 const (
-	logDir          = "log"
 	keysDir         = "keys"
+	logDir          = datadir.Log
 	postgresDir     = "postgres"
-	pkiDir          = "pki"
+	pkiDir          = datadir.PKI
 	nodeDir         = "node"
 	snapshotsDir    = "snapshots"
 	adminKubeconfig = "admin.kubeconfig"
@@ -244,6 +245,7 @@ func (cp *controlPlane) serveAPI(ctx context.Context, group *errgroup.Group, run
 		Extra: map[string]http.Handler{
 			historyhttp.Prefix: historyhttp.NewHandler(fresh{cp.models, cp.log}),
 			TendPrefix:         cp.tendHandler(),
+			backup.Prefix:      backup.NewHandler(cp.log, cp.Version, cp.logger),
 			"/graphql":         cp.graphQLHandler(),
 		},
 		Logger: cp.logger,
