@@ -52,6 +52,8 @@ Use "shiplog down" to stop them too.`,
 	flags.StringVar(&config.GraphQL, "graphql", "127.0.0.1:8089", "address of the GraphQL page; empty for none")
 	flags.StringVar(&config.Postgres, "postgres", "", "DSN of the Postgres for the read models (default: a private one in the data directory)")
 	flags.StringVar(&config.EventStore, "eventstore", "", "esdb://... of an EventStoreDB for the log (default: embedded in the data directory)")
+	flags.StringVar(&config.KEKFile, "kek-file", os.Getenv(cluster.KEKFileEnv), "file of the key that wraps the keys of sealed payloads; made when it is not there (default: in the data directory, or $"+cluster.KEKFileEnv+")")
+	flags.StringArrayVar(&config.Seal, "seal", nil, "fields to keep as ciphertext like the payloads of Secrets, as in configmaps:data,binaryData")
 	flags.BoolVar(&noNode, "no-node", false, "control plane only: run no containers on this machine")
 	flags.IntVar(&config.SimNodes, "sim-nodes", 0, "number of simulated nodes")
 	flags.StringVar(&podCIDR, "pod-cidr", "10.244.0.0/16", "range of the pods' addresses")

@@ -151,9 +151,8 @@ func (l *Log) commit(requests []*request) {
 			}
 			return
 		}
-		r.result, r.err = result, err
-		// A refusal tells of the stream's end, which this batch may have moved: it waits for the disk as well.
-		if durable || err != nil && len(g.events) == 0 {
+		r.result = result
+		if err != nil || durable {
 			r.finish(err)
 			continue
 		}
@@ -161,11 +160,10 @@ func (l *Log) commit(requests []*request) {
 	}
 	if len(g.events) == 0 {
 		for _, r := range accepted {
-			r.finish(r.err)
+			r.finish(nil)
 		}
 		return
 	}
-	l.streams.pin(g.before)
 	if err := l.apply(g.batch, pebble.Sync); err != nil {
 		for _, r := range accepted {
 			r.finish(err)
@@ -180,7 +178,7 @@ func (l *Log) commit(requests []*request) {
 	var wake chan struct{}
 	l.streams.committed(g, func() { wake = l.tail.push(g.events) })
 	for _, r := range accepted {
-		r.finish(r.err)
+		r.finish(nil)
 	}
 	if wake != nil {
 		l.wakeSoon(wake)

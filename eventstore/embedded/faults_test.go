@@ -226,3 +226,72 @@ func appendOne(t *testing.T, log *embedded.Log) error {
 	_, err := log.Append(t.Context(), "one more", eventstore.Any, eventstore.Proposed{Type: "T"})
 	return err
 }
+
+// Power fails at any moment: of what was not synced, any part may be lost.
+func TestPowerLoss(t *testing.T) {
+	runs := 40
+	if testing.Short() {
+		runs = 10
+	}
+	for seed := range uint64(runs) {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 0))
+			disk := vfs.NewCrashableMem()
+			h := &history{}
+			for round := range 3 { // a disk that has crashed before crashes again
+				log, err := embedded.Open("log", small(disk))
+				if err != nil {
+					t.Fatalf("after crash %d: %v", round, err)
+				}
+				before := h.check(t, log)
+				var crashed *vfs.MemFS
+				var atCrash history
+				var once sync.Once
+				crashAfter := len(before) + 1 + random.IntN(60)
+				crash := func() {
+					once.Do(func() {
+						h.mu.Lock() // what is acknowledged from here on may be lost
+						defer h.mu.Unlock()
+						atCrash.acknowledged, atCrash.seen = h.acknowledged[:len(h.acknowledged):len(h.acknowledged)], h.seen[:len(h.seen):len(h.seen)]
+						crashed = disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: random.IntN(101), RNG: random})
+					})
+				}
+				var group errgroup.Group
+				for w := range 3 {
+					random := rand.New(rand.NewPCG(seed, uint64(w)))
+					stream := fmt.Sprintf("s-%d-%d", round, w)
+					group.Go(func() error {
+						for range 20 {
+							events := proposals(random, 1+random.IntN(3))
+							result, err := log.Append(t.Context(), stream, eventstore.Any, events...)
+							if err != nil {
+								return err
+							}
+							h.acknowledge(stream, events, result)
+							if int(result.Position) >= crashAfter {
+								crash()
+							}
+						}
+						return nil
+					})
+				}
+				if err := group.Wait(); err != nil {
+					t.Fatal(err)
+				}
+				crash()
+				if err := log.Close(); err != nil {
+					t.Fatal(err)
+				}
+				disk, h = crashed, &history{acknowledged: atCrash.acknowledged, seen: atCrash.seen}
+			}
+			log, err := embedded.Open("log", small(disk))
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.check(t, log)
+			if err := log.Close(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}

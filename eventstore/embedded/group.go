@@ -16,7 +16,6 @@ type group struct {
 	events     []eventstore.Recorded
 	ids        []uint64 // of the events' streams
 	states     map[uint64]*stream
-	before     map[uint64]stream   // the same without the batch
 	metas      map[uint64]struct{} // the metadata streams among them
 	newIDs     map[string]uint64
 	nextStream uint64
@@ -28,7 +27,7 @@ type group struct {
 func (l *Log) newGroup() *group {
 	return &group{
 		l: l, batch: l.db.NewBatch(), head: l.tail.current(),
-		states: make(map[uint64]*stream), before: make(map[uint64]stream), metas: make(map[uint64]struct{}), newIDs: make(map[string]uint64),
+		states: make(map[uint64]*stream), metas: make(map[uint64]struct{}), newIDs: make(map[string]uint64),
 		nextStream: l.nextStream,
 		ticks:      max(l.lastTicks, ticksOf(l.opts.Now())), // the clock may have gone back
 		lastSample: l.lastSample,
@@ -62,7 +61,7 @@ func (g *group) stream(name string) (*stream, error) {
 }
 
 func (g *group) keep(id uint64, st *stream, isMeta bool) {
-	g.states[id], g.before[id] = st, *st
+	g.states[id] = st
 	if isMeta {
 		g.metas[id] = struct{}{}
 	}

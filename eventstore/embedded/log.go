@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -45,9 +44,6 @@ type Log struct {
 	closed  bool
 	closing chan struct{}
 	workers sync.WaitGroup
-
-	scavenging atomic.Int64  // how many are removing events just now
-	scavenged  atomic.Uint64 // how often events have been removed
 }
 
 var (

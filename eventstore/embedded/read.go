@@ -33,9 +33,8 @@ func (l *Log) newScan(filter eventstore.Filter) *scan {
 	return &scan{l: l, filter: filter, now: l.opts.Now(), types: make(map[string]string)}
 }
 
-// record turns an event's value into an event; ok is false when the filter refuses it or it has expired: by now, or as of the
-// given state of its stream.
-func (s *scan) record(value []byte, position eventstore.Position, as *stream) (event eventstore.Recorded, ok bool, err error) {
+// record turns an event's value into an event; ok is false when the filter refuses it or it has expired.
+func (s *scan) record(value []byte, position eventstore.Position) (event eventstore.Recorded, ok bool, err error) {
 	e, err := openEnvelope(value, position)
 	if err != nil {
 		return event, false, err
@@ -57,13 +56,8 @@ func (s *scan) record(value []byte, position eventstore.Position, as *stream) (e
 	if !s.filter.Admits(s.name, typ) {
 		return event, false, nil
 	}
-	if as != nil {
-		ok = as.visible(e.revision, e.ticks, s.now)
-	} else if ok, err = s.l.visible(e.stream, s.name, e.revision, e.ticks, s.now); err != nil {
+	if visible, err := s.l.visible(e.stream, s.name, e.revision, e.ticks, s.now); err != nil || !visible {
 		return event, false, err
-	}
-	if !ok {
-		return event, false, nil
 	}
 	return recorded(value, &e, s.name, typ, position), true, nil
 }
@@ -129,7 +123,7 @@ func (s *scan) all(from eventstore.Position, direction eventstore.Direction, hea
 		if err != nil {
 			return c, readError(err)
 		}
-		event, admitted, err := s.record(value, eventstore.Position(numberIn(it.Key(), 0)), nil)
+		event, admitted, err := s.record(value, eventstore.Position(numberIn(it.Key(), 0)))
 		if err != nil {
 			return c, err
 		}

@@ -66,9 +66,7 @@ type streams struct {
 	states  *simplelru.LRU[uint64, stream]
 	// limited are the streams that have a retention record: all others can be read without a look at their state.
 	limited map[uint64]struct{}
-	// pinned are the streams that a batch changes which is in the database and not durable yet, as they were before it.
-	pinned map[uint64]stream
-	head   func() eventstore.Position
+	head    func() eventstore.Position
 }
 
 func newStreams(size int, head func() eventstore.Position) (*streams, error) {
@@ -174,55 +172,26 @@ func (s *streams) isLimited(id uint64) bool {
 
 // stateOf returns a stream as of the head. isMeta says that it is a metadata stream, of which only the last event is kept.
 func (s *streams) stateOf(db reader, id uint64, isMeta bool) (stream, error) {
-	st, _, err := s.stateAt(db, id, isMeta)
-	return st, err
-}
-
-// loadTries is how often a stream is loaded beside the committer before it has to wait for the load.
-const loadTries = 4
-
-// stateAt returns a stream as of the head, and that head.
-func (s *streams) stateAt(db reader, id uint64, isMeta bool) (stream, eventstore.Position, error) {
-	for try := 0; ; try++ {
-		s.mu.Lock()
-		version, head := s.version, s.head()
-		st, known := s.pinned[id]
-		if !known {
-			st, known = s.states.Get(id)
-		}
-		if id == 0 {
-			st, known = stream{last: -1}, true
-		}
-		if known {
-			s.mu.Unlock()
-			return st, head, nil
-		}
-		// What a batch changes in the database meanwhile is either durable only later or newer than this head.
-		if try < loadTries {
-			s.mu.Unlock()
-		}
-		st, err := loadStream(db, id, isMeta, head)
-		if try < loadTries {
-			s.mu.Lock()
-		}
-		moved := s.version != version
-		if err == nil && !moved {
-			s.states.Add(id, st)
-		}
-		s.mu.Unlock()
-		if err != nil || !moved {
-			return st, head, err
-		}
+	if id == 0 {
+		return stream{last: -1}, nil
 	}
-}
-
-// pin keeps streams as they are while a batch that changes them is in the database without being durable. Should it never
-// become so, they stay like that: the log takes no more writes then.
-func (s *streams) pin(before map[uint64]stream) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.version++
-	s.pinned = before
+	st, ok := s.states.Get(id)
+	version, head := s.version, s.head()
+	s.mu.Unlock()
+	if ok {
+		return st, nil
+	}
+	st, err := loadStream(db, id, isMeta, head)
+	if err != nil {
+		return stream{}, err
+	}
+	s.mu.Lock()
+	if s.version == version {
+		s.states.Add(id, st)
+	}
+	s.mu.Unlock()
+	return st, nil
 }
 
 // committed takes over what a durable batch changed, and moves the head in the same moment: whoever sees an event finds
@@ -232,7 +201,6 @@ func (s *streams) committed(g *group, moveHead func()) {
 	defer s.mu.Unlock()
 	moveHead()
 	s.version++
-	s.pinned = nil
 	for name, id := range g.newIDs {
 		s.ids.Add(name, id)
 		s.names.Add(id, name)

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,11 +38,23 @@ func (b *bench) start(ctx context.Context, dir, netns string, args ...string) (*
 	}
 	cmd.Stderr = log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	began := time.Now()
-	if _, err := startUntil(cmd, "ready "); err != nil {
-		return nil, fmt.Errorf("%w; see %s", err, log.Name())
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
 	}
-	return &instance{bin: b.bin, dir: dir, cmd: cmd, ready: time.Since(began), netns: netns}, nil
+	began := time.Now()
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	lines := bufio.NewScanner(stdout)
+	for lines.Scan() {
+		if strings.HasPrefix(lines.Text(), "ready ") {
+			go func() { _, _ = io.Copy(io.Discard, stdout) }()
+			return &instance{bin: b.bin, dir: dir, cmd: cmd, ready: time.Since(began), netns: netns}, nil
+		}
+	}
+	_ = cmd.Wait()
+	return nil, fmt.Errorf("%s was not ready; see %s", strings.Join(argv, " "), log.Name())
 }
 
 func (i *instance) stop() error {

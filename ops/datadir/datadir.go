@@ -2,8 +2,8 @@
 //
 //	version           the layout's version, one number
 //	lock              held by the running process (flock); holds its pid
-//	log/              the embedded log, or
-//	eventstore        the connection string of the event store that keeps the log
+//	log/              the embedded log
+//	keys/             the keys of sealed payloads, and the key that wraps them
 //	postgres/         the private Postgres
 //	pki/              certificates and keys
 //	node/             the node agent: images, containers, its copy of what concerns it

@@ -112,11 +112,11 @@ func changedFields(ctx context.Context, h projections.History, e domain.Event) [
 	if err != nil {
 		return nil
 	}
-	changes, err := domain.Describe(before.JSON, after.JSON)
+	fields, err := compare(before, after)
 	if err != nil {
 		return nil
 	}
-	return fieldsOf(e.Ref, changes)
+	return fields
 }
 
 // Effect is an event with those that it caused.

@@ -7,7 +7,12 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+
+	"github.com/shiplog/shiplog/domain"
 )
+
+// KEKFileEnv names the file of the key-encryption key for commands that have no flag for it.
+const KEKFileEnv = "SHIPLOG_KEK_FILE"
 
 // Config says what to run. The zero value of a field means its default where one is named.
 type Config struct {
@@ -18,6 +23,9 @@ type Config struct {
 
 	Postgres   string // DSN; "" starts a private one in the data directory
 	EventStore string // esdb://...; "" keeps the log in the data directory
+
+	KEKFile string   // of the key-encryption key; "" keeps it in the data directory
+	Seal    []string // fields to seal besides the payloads of Secrets, as domain.SealFields reads them
 
 	Node         bool   // run containers on this machine
 	NodeName     string // the host's name unless set
@@ -48,6 +56,9 @@ func ParsePrefix(flag, value string, minBits, maxBits int) (netip.Prefix, error)
 func (c *Config) Check() error {
 	if c.EventStore != "" && !strings.HasPrefix(c.EventStore, "esdb://") && !strings.HasPrefix(c.EventStore, "esdb+discover://") {
 		return fmt.Errorf("--eventstore %s: give a connection string such as esdb://host:2113?tls=false", c.EventStore)
+	}
+	if _, err := domain.SealFields(domain.Kinds(), c.Seal...); err != nil {
+		return fmt.Errorf("--seal: %w", err)
 	}
 	if c.PodCIDR.Overlaps(c.ServiceCIDR) {
 		return fmt.Errorf("--pod-cidr %s and --service-cidr %s overlap: pods and services need ranges of their own", c.PodCIDR, c.ServiceCIDR)

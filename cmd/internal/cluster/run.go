@@ -15,6 +15,9 @@ import (
 	"github.com/shiplog/shiplog/api"
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/eventstore"
+	"github.com/shiplog/shiplog/eventstore/embedded"
+	"github.com/shiplog/shiplog/eventstore/esdb"
+	"github.com/shiplog/shiplog/eventstore/keystore"
 	"github.com/shiplog/shiplog/ops/datadir"
 	"github.com/shiplog/shiplog/ops/pki"
 	privatepg "github.com/shiplog/shiplog/ops/postgres"
@@ -28,6 +31,7 @@ import (
 // Where things lie in the data directory.
 const (
 	logDir          = "log"
+	keysDir         = "keys"
 	postgresDir     = "postgres"
 	pkiDir          = "pki"
 	nodeDir         = "node"
@@ -43,6 +47,7 @@ type controlPlane struct {
 	dir    *datadir.Dir
 	kinds  *domain.Set
 	pki    *pki.PKI
+	keys   *keystore.File
 	log    eventstore.Log
 	view   *live.View
 	models *postgres.Models
@@ -56,7 +61,7 @@ type controlPlane struct {
 // Run runs a cluster until the context ends. ready is called once, with the API's address, when the API serves and the cluster's
 // own nodes are Ready. A cluster that cannot start returns one clear error.
 func Run(ctx context.Context, config Config, ready func(url string)) (err error) {
-	cp := &controlPlane{Config: config, logger: config.Logger, kinds: domain.NewSet(domain.Kinds())}
+	cp := &controlPlane{Config: config, logger: config.Logger}
 	api.RouteLibraryLogs(cp.logger)
 	defer func() {
 		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
@@ -116,6 +121,9 @@ func (cp *controlPlane) open(ctx context.Context, group *errgroup.Group, running
 	}
 	cp.stage("the log")
 	if err := cp.openLog(ctx); err != nil {
+		return err
+	}
+	if err := cp.openKeys(ctx); err != nil {
 		return err
 	}
 	cp.stage("the read models")
@@ -188,6 +196,40 @@ func hostAddresses() []net.IP {
 	return ips
 }
 
+func (cp *controlPlane) openLog(ctx context.Context) (err error) {
+	if cp.EventStore != "" {
+		cp.log, err = esdb.Open(ctx, cp.EventStore, esdb.Options{Logger: cp.logger})
+	} else {
+		cp.log, err = embedded.Open(cp.dir.Join(logDir), embedded.Options{Logger: cp.logger})
+	}
+	if err != nil {
+		return fmt.Errorf("opening the log: %w", err)
+	}
+	cp.closeLater(func(context.Context) error { return cp.log.Close() })
+	return nil
+}
+
+// openKeys opens the store of the keys that payloads are sealed with, and makes the kinds that are opened with them.
+func (cp *controlPlane) openKeys(ctx context.Context) (err error) {
+	kinds, err := domain.SealFields(domain.Kinds(), cp.Seal...)
+	if err != nil {
+		return err
+	}
+	if cp.keys, err = keystore.Open(cp.dir.Join(keysDir), keystore.Options{KEKFile: cp.KEKFile, Logger: cp.logger}); err != nil {
+		return err
+	}
+	cp.closeLater(func(context.Context) error { return cp.keys.Close() })
+	identity, err := projections.LogIdentity(ctx, cp.log)
+	if err != nil {
+		return err
+	}
+	if err := cp.keys.Bind(identity); err != nil {
+		return err
+	}
+	cp.kinds = domain.NewSet(kinds).WithKeys(cp.keys)
+	return nil
+}
+
 // openModels starts the private Postgres unless a DSN was given, and the read models on it. Neither is waited for: the cluster
 // runs without them, and they catch up.
 func (cp *controlPlane) openModels(ctx context.Context, group *errgroup.Group, running context.Context) error {
@@ -232,7 +274,7 @@ func (cp *controlPlane) startFromModels(ctx context.Context) ([]*projections.Obj
 
 func (cp *controlPlane) serveAPI(ctx context.Context, group *errgroup.Group, running context.Context) error {
 	server, err := api.New(ctx, api.Config{
-		Listen: cp.Listen, PKI: cp.pki, Log: cp.log, Live: cp.view, History: fresh{cp.models, cp.log}, Kinds: cp.kinds,
+		Listen: cp.Listen, PKI: cp.pki, Log: cp.log, Live: cp.view, History: fresh{cp.models, cp.log}, Kinds: cp.kinds, Keys: cp.keys,
 		ServiceCIDR: cp.ServiceCIDR.String(), ClusterDomain: cp.ClusterDom,
 		Feed: nodefeed.NewSource(cp.view, cp.kinds),
 		Extra: map[string]http.Handler{
