@@ -21,6 +21,7 @@ import (
 	"github.com/shiplog/shiplog/eventstore"
 	"github.com/shiplog/shiplog/eventstore/embedded"
 	"github.com/shiplog/shiplog/projections/logreplay"
+	"github.com/shiplog/shiplog/projections/memory"
 )
 
 const (
@@ -136,9 +137,10 @@ func BenchmarkFromTheLog(b *testing.B) {
 		return nil
 	})
 	measure("fold", func(b *testing.B) error {
-		objects, _, err := logreplay.Fold(b.Context(), log, kinds, head)
-		if err == nil && len(objects) != benchPods {
-			err = fmt.Errorf("%d objects", len(objects))
+		objects := memory.NewStore()
+		events, err := logreplay.Continue(b.Context(), log, kinds, objects, map[domain.Ref]struct{}{}, 0, head)
+		if err == nil && (objects.Len() != benchPods || events != head) {
+			err = fmt.Errorf("%d objects, %d events", objects.Len(), events)
 		}
 		return err
 	})
