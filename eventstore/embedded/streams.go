@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -32,6 +33,19 @@ type retention struct {
 	maxCount       uint64
 	maxAge         time.Duration // whole seconds
 	truncateBefore uint64
+}
+
+func (r retention) String() string {
+	return fmt.Sprintf("(max count %d, max age %s, truncated before %d)", r.maxCount, r.maxAge, r.truncateBefore)
+}
+
+// retentionOf reads a stream's metadata.
+func retentionOf(metadata []byte) (retention, error) {
+	var m eventstore.Metadata
+	if err := json.Unmarshal(metadata, &m); err != nil {
+		return retention{}, err
+	}
+	return retention{maxCount: m.MaxCount, maxAge: m.MaxAge, truncateBefore: m.TruncateBefore}, nil
 }
 
 // firstVisible is the lowest revision that has not expired by count or truncation.
