@@ -52,6 +52,7 @@ Use "shiplog down" to stop them too.`,
 	flags.StringVar(&config.GraphQL, "graphql", "127.0.0.1:8089", "address of the GraphQL page; empty for none")
 	flags.StringVar(&config.Postgres, "postgres", "", "DSN of the Postgres for the read models (default: a private one in the data directory)")
 	flags.StringVar(&config.EventStore, "eventstore", "", "esdb://... of an EventStoreDB for the log (default: embedded in the data directory)")
+	flags.StringVar(&config.LogMax, "log-max-bytes", "", "how much disk the log in the data directory may take, as in 20Gi (default: all but a reserve of the disk)")
 	flags.BoolVar(&noNode, "no-node", false, "control plane only: run no containers on this machine")
 	flags.IntVar(&config.SimNodes, "sim-nodes", 0, "number of simulated nodes")
 	flags.StringVar(&podCIDR, "pod-cidr", "10.244.0.0/16", "range of the pods' addresses")
