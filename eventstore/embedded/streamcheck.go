@@ -14,8 +14,8 @@ import (
 type checkedStream struct {
 	last    int64 // revision; -1: none
 	lastPos eventstore.Position
-	live    bool      // one of its events is there
-	keep    retention // what its metadata says
+	live    eventstore.Position // of the last of its events that is there; 0: none
+	keep    retention           // what its metadata says
 
 	// The highest of its traces. The scavenger begins with the oldest event, so what allowed it to remove one allowed those before.
 	traced       int64
@@ -64,13 +64,21 @@ func (c *check) stream(at database, e *checkedEntry, h head, body []byte, contin
 		}
 	}
 	if tombstone {
-		st.allowed, st.keep = eventstore.TombstoneRevision, retention{truncateBefore: eventstore.DeletedTruncateBefore}
+		st.allowed, st.keep.truncateBefore = eventstore.TombstoneRevision, eventstore.DeletedTruncateBefore
 	}
 	if !e.Scavenged {
-		st.live = true
+		st.live = e.Position
 		return nil
 	}
-	if st.live {
+	if st.live > 0 {
+		// The scavenger may have been at work since.
+		if _, still, err := at.get(keyOf(eventKey, uint64(st.live))); err != nil {
+			return err
+		} else if !still {
+			st.live = 0
+		}
+	}
+	if st.live > 0 {
 		c.fault(eventstore.WronglyScavenged, e.Position, e.Stream, e.Revision, "an older event of the stream is still there, and the oldest are removed first")
 	}
 	st.traced, st.tracedAt, st.tracedTicks = int64(h.revision), e.Position, max(st.tracedTicks, h.ticks)
