@@ -22,14 +22,16 @@ they have caught up. Works on a running cluster and on the data directory of one
 }
 
 func newVerifyCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Check that the log is sound and that everything derived from it agrees with it",
-		Long: `Reads the whole log, builds the read models again beside those that are in use, and compares the two by hash. Exits 0 only
-when the log is sound and they are equal.`,
+		Long: `Checks the log as "shiplog verify log" does, builds the read models again beside those that are in use, and compares the two by
+hash. Exits 0 only when the log is sound and they are equal.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return tend(cmd, "verify", nil) },
 	}
+	cmd.AddCommand(newVerifyLogCommand())
+	return cmd
 }
 
 func tend(cmd *cobra.Command, what string, models []string) error {

@@ -123,15 +123,16 @@ func (l *Log) commitLoop() {
 
 // commit answers a group of requests, with one sync for all of them.
 func (l *Log) commit(requests []*request) {
-	refusal := l.fuse.blown()
-	if refusal == nil {
-		refusal = l.disk.refuses(l.opts.Now())
-	}
+	blown, now := l.fuse.blown(), l.opts.Now()
 	g := l.newGroup()
 	var accepted []*request
 	for _, r := range requests {
 		if !r.taken.CompareAndSwap(false, true) {
 			continue // its writer gave up
+		}
+		refusal := blown
+		if refusal == nil {
+			refusal = l.disk.refuses(r, now)
 		}
 		if refusal != nil {
 			r.finish(refusal)
@@ -168,6 +169,7 @@ func (l *Log) commit(requests []*request) {
 		return
 	}
 	l.streams.pin(g.before)
+	l.disk.wrote(g.batch.Len())
 	if err := l.apply(g.batch, pebble.Sync); err != nil {
 		for _, r := range accepted {
 			r.finish(err)
@@ -178,6 +180,7 @@ func (l *Log) commit(requests []*request) {
 		l.log.Warn("marking the head failed; damage at the end of the write-ahead log may go unnoticed", "error", err)
 	}
 	l.recent.add(g.events, g.ids)
+	l.disk.removeSoon()
 	l.nextStream, l.lastTicks, l.unsampled = g.nextStream, g.ticks, g.unsampled
 	l.digest, l.importedTo = g.digest, g.importedTo
 	var wake chan struct{}

@@ -112,9 +112,11 @@ func (g *group) decideAppend(r *request, st *stream) (eventstore.Appended, bool,
 		}
 	}
 	if base, ok := eventstore.MetadataOf(r.stream); ok {
-		if last := r.events[len(r.events)-1]; last.Type == eventstore.MetadataType {
-			if err := g.retain(base, last.Data); err != nil {
-				return eventstore.Appended{}, false, err
+		for i := range r.events {
+			if e := &r.events[i]; e.Type == eventstore.MetadataType {
+				if err := g.retain(base, e.Data); err != nil {
+					return eventstore.Appended{}, false, err
+				}
 			}
 		}
 	}
@@ -131,12 +133,9 @@ func (g *group) retain(name string, metadata []byte) error {
 	if err := g.mention(name, st); err != nil {
 		return err
 	}
-	var m eventstore.Metadata
-	if err := json.Unmarshal(metadata, &m); err != nil {
+	if st.keep, err = retentionOf(metadata); err != nil {
 		g.l.log.Warn("a stream's metadata does not parse and counts as none", "stream", name, "error", err)
-		m = eventstore.Metadata{}
 	}
-	st.keep = retention{maxCount: m.MaxCount, maxAge: m.MaxAge, truncateBefore: m.TruncateBefore}
 	if st.keep == (retention{}) {
 		return g.batch.Delete(keyOf(retentionKey, st.id), nil)
 	}

@@ -74,11 +74,13 @@ func appendEnvelope(dst []byte, p *proposal, h head, digest eventstore.Digest, p
 	dst = binary.AppendUvarint(dst, h.stream)
 	dst = binary.AppendUvarint(dst, h.revision)
 	dst = binary.AppendUvarint(dst, h.ticks)
-	crc := crcWith(p.crc, dst[start+crcEnd:], position)
-	binary.LittleEndian.PutUint32(dst[start+1:], crc)
-	return append(dst, p.body...)
+	headEnd := len(dst)
+	dst = binary.BigEndian.AppendUint64(dst, uint64(position)) // only for the checksum
+	binary.LittleEndian.PutUint32(dst[start+1:], crc32.Update(p.crc, castagnoli, dst[start+crcEnd:]))
+	return append(dst[:headEnd], p.body...)
 }
 
+// crcWith is the checksum of an event whose body has one already.
 func crcWith(body uint32, head []byte, position eventstore.Position) uint32 {
 	var at [8]byte
 	binary.BigEndian.PutUint64(at[:], uint64(position))

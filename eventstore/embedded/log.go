@@ -31,6 +31,7 @@ type Log struct {
 	recent  *recentIDs
 	queue   *queue
 	notify  chan struct{} // there are pendingWakes
+	crowded chan struct{} // the disk is full, or the log as large as it may be
 
 	wakes        sync.Mutex
 	pendingWakes []chan struct{} // to be closed, which tells subscribers that the tail has grown
@@ -51,6 +52,7 @@ type Log struct {
 	closing chan struct{}
 	workers sync.WaitGroup
 
+	full       atomic.Bool   // the disk guard refuses writes
 	scavenging atomic.Int64  // how many are removing events just now
 	scavenged  atomic.Uint64 // how often events have been removed
 }
@@ -67,7 +69,7 @@ func Open(dir string, opts Options) (*Log, error) {
 	opts = opts.withDefaults()
 	l := &Log{
 		dir: dir, opts: opts, log: opts.Logger.With("log", dir),
-		closing: make(chan struct{}), notify: make(chan struct{}, 1), queue: newQueue(),
+		closing: make(chan struct{}), notify: make(chan struct{}, 1), crowded: make(chan struct{}, 1), queue: newQueue(),
 		tail:   tail{maxEvents: opts.TailEvents, maxBytes: opts.TailBytes},
 		recent: newRecentIDs(opts.TailEvents),
 	}

@@ -32,9 +32,12 @@ type Options struct {
 	// MaxAppendBytes bounds all events of one append together. Default 32 MiB.
 	MaxAppendBytes int
 
-	// MinFreeBytes is how much space the disk must have for writes to be taken; with less they get ErrUnavailable, until there
-	// is room again. Default 64 MiB; negative: writes are always tried.
+	// MinFreeBytes is how much space the disk must have for writes to be taken; with less they get ErrFull, until there is room
+	// again. Default a twentieth of the disk, at least 64 MiB and at most 1 GiB; negative: writes are always tried.
 	MinFreeBytes int64
+	// MaxBytes is how much of the disk the log itself may take. Beyond it writes get ErrFull, except those that make room: deletions
+	// and changes of retention, which are taken up to 16 MiB more. Default: no bound but the disk's.
+	MaxBytes int64
 
 	// TailEvents and TailBytes bound the recent events kept in memory for subscribers that are caught up.
 	// Defaults 4,096 and 4 MiB.
@@ -61,7 +64,6 @@ func (o Options) withDefaults() Options {
 	defaultTo(&o.CachedStreams, 16<<10)
 	defaultTo(&o.MaxEventBytes, 4<<20)
 	defaultTo(&o.MaxAppendBytes, 32<<20)
-	defaultTo(&o.MinFreeBytes, 64<<20)
 	defaultTo(&o.TailEvents, 4<<10)
 	defaultTo(&o.TailBytes, 4<<20)
 	defaultTo(&o.ScavengeEvery, 10*time.Minute)

@@ -29,10 +29,15 @@ func (l *Log) scavengeLoop() {
 	for {
 		select {
 		case <-ticker.C:
+		case <-l.crowded:
 		case <-l.closing:
 			return
 		}
-		removed, err := l.Scavenge(ctx)
+		remove := l.Scavenge
+		if l.full.Load() {
+			remove = l.makeRoom
+		}
+		removed, err := remove(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return

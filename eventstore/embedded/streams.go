@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -32,6 +33,19 @@ type retention struct {
 	maxCount       uint64
 	maxAge         time.Duration // whole seconds
 	truncateBefore uint64
+}
+
+func (r retention) String() string {
+	return fmt.Sprintf("(max count %d, max age %s, truncated before %d)", r.maxCount, r.maxAge, r.truncateBefore)
+}
+
+// retentionOf reads a stream's metadata.
+func retentionOf(metadata []byte) (retention, error) {
+	var m eventstore.Metadata
+	if err := json.Unmarshal(metadata, &m); err != nil {
+		return retention{}, err
+	}
+	return retention{maxCount: m.MaxCount, maxAge: m.MaxAge, truncateBefore: m.TruncateBefore}, nil
 }
 
 // firstVisible is the lowest revision that has not expired by count or truncation.
@@ -84,12 +98,6 @@ func newStreams(size int, head func() eventstore.Position) (*streams, error) {
 	return &streams{ids: ids, names: names, states: states, limited: make(map[uint64]struct{}), head: head}, err
 }
 
-// reader is what streams are loaded from: the database, or a batch in the making on top of it.
-type reader interface {
-	get(key []byte) (value []byte, found bool, err error)
-	iter(lower, upper []byte) (*pebble.Iterator, error)
-}
-
 // database reads what is in Pebble, or in a snapshot of it.
 type database struct{ db pebble.Reader }
 
@@ -123,7 +131,7 @@ func readError(err error) error {
 }
 
 // idOf returns a stream's id, 0 if nobody has mentioned it yet.
-func (s *streams) idOf(db reader, name string) (uint64, error) {
+func (s *streams) idOf(db database, name string) (uint64, error) {
 	s.mu.Lock()
 	id, ok := s.ids.Get(name)
 	s.mu.Unlock()
@@ -143,7 +151,7 @@ func (s *streams) idOf(db reader, name string) (uint64, error) {
 	return id, nil
 }
 
-func (s *streams) nameOf(db reader, id uint64) (string, error) {
+func (s *streams) nameOf(db database, id uint64) (string, error) {
 	s.mu.Lock()
 	name, ok := s.names.Get(id)
 	s.mu.Unlock()
@@ -173,7 +181,7 @@ func (s *streams) isLimited(id uint64) bool {
 }
 
 // stateOf returns a stream as of the head. isMeta says that it is a metadata stream, of which only the last event is kept.
-func (s *streams) stateOf(db reader, id uint64, isMeta bool) (stream, error) {
+func (s *streams) stateOf(db database, id uint64, isMeta bool) (stream, error) {
 	st, _, err := s.stateAt(db, id, isMeta)
 	return st, err
 }
@@ -182,7 +190,7 @@ func (s *streams) stateOf(db reader, id uint64, isMeta bool) (stream, error) {
 const loadTries = 4
 
 // stateAt returns a stream as of the head, and that head.
-func (s *streams) stateAt(db reader, id uint64, isMeta bool) (stream, eventstore.Position, error) {
+func (s *streams) stateAt(db database, id uint64, isMeta bool) (stream, eventstore.Position, error) {
 	for try := 0; ; try++ {
 		s.mu.Lock()
 		version, head := s.version, s.head()
@@ -250,7 +258,7 @@ func (s *streams) committed(g *group, moveHead func()) {
 	}
 }
 
-func loadStream(db reader, id uint64, isMeta bool, head eventstore.Position) (stream, error) {
+func loadStream(db database, id uint64, isMeta bool, head eventstore.Position) (stream, error) {
 	st := stream{id: id, last: -1}
 	var err error
 	if st.keep, err = loadRetention(db, id); err != nil {
@@ -291,7 +299,7 @@ func loadStream(db reader, id uint64, isMeta bool, head eventstore.Position) (st
 	return st, nil
 }
 
-func loadRetention(db reader, id uint64) (retention, error) {
+func loadRetention(db database, id uint64) (retention, error) {
 	var r retention
 	value, found, err := db.get(keyOf(retentionKey, id))
 	if err != nil || !found {

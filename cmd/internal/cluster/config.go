@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/api/resource"
+
 	"github.com/shiplog/shiplog/domain"
 )
 
@@ -23,6 +25,7 @@ type Config struct {
 
 	Postgres   string // DSN; "" starts a private one in the data directory
 	EventStore string // esdb://...; "" keeps the log in the data directory
+	LogMax     string // how much disk the log in the data directory may take, as in "20Gi"; "": no bound but the disk's
 
 	KEKFile string   // of the key-encryption key; "" keeps it in the data directory
 	Seal    []string // fields to seal besides the payloads of Secrets, as domain.SealFields reads them
@@ -55,6 +58,18 @@ func ParsePrefix(flag, value string, minBits, maxBits int) (netip.Prefix, error)
 	return p, nil
 }
 
+// parseBytes reads a size given by a flag; "" is 0.
+func parseBytes(flag, value string) (int64, error) {
+	if value == "" {
+		return 0, nil
+	}
+	q, err := resource.ParseQuantity(value)
+	if err != nil || q.Value() < 64<<20 {
+		return 0, fmt.Errorf("--%s %s: give a size of at least 64Mi, as in 20Gi", flag, value)
+	}
+	return q.Value(), nil
+}
+
 // Check refuses what cannot work before anything is touched.
 func (c *Config) Check() error {
 	if c.EventStore != "" && !strings.HasPrefix(c.EventStore, "esdb://") && !strings.HasPrefix(c.EventStore, "esdb+discover://") {
@@ -68,6 +83,9 @@ func (c *Config) Check() error {
 	}
 	if c.StoreListen == "" && len(c.StoreWrite) > 0 {
 		return fmt.Errorf("--eventstore-write says what may be written where the log is served: give an address with --eventstore-listen")
+	}
+	if _, err := parseBytes("log-max-bytes", c.LogMax); err != nil {
+		return err
 	}
 	if c.PodCIDR.Overlaps(c.ServiceCIDR) {
 		return fmt.Errorf("--pod-cidr %s and --service-cidr %s overlap: pods and services need ranges of their own", c.PodCIDR, c.ServiceCIDR)

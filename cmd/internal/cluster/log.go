@@ -32,7 +32,11 @@ func (cp *controlPlane) openLog(ctx context.Context) error {
 			return fmt.Errorf("the log of this cluster is in the event store %s: start it with --eventstore and that address (or, once the log has been copied into %s, remove %s)",
 				redact(recorded), cp.dir.Join(logDir), cp.dir.Join(eventStoreFile))
 		}
-		cp.log, err = embedded.Open(cp.dir.Join(logDir), embedded.Options{Logger: cp.logger})
+		most, perr := parseBytes("log-max-bytes", cp.LogMax)
+		if perr != nil {
+			return perr
+		}
+		cp.log, err = embedded.Open(cp.dir.Join(logDir), embedded.Options{Logger: cp.logger, MaxBytes: most})
 	} else {
 		cp.log, err = esdb.Open(ctx, cp.EventStore, esdb.Options{Logger: cp.logger})
 	}

@@ -74,10 +74,22 @@ func TendStopped(ctx context.Context, path, what string, names []string, report 
 		return Step{}, fmt.Errorf("starting Postgres for the read models: %w", err)
 	}
 	defer func() { err = errors.Join(err, server.Stop(context.WithoutCancel(ctx))) }()
-	return tendModels(ctx, server.DSN(), log, what, names, report)
+	return tendModels(ctx, server.DSN(), log, path, what, names, report)
 }
 
-func tendModels(ctx context.Context, dsn string, log eventstore.Log, what string, names []string, report func(Step)) (Step, error) {
+func verifyStoppedLog(ctx context.Context, log eventstore.Log, path string, report func(Step)) (Step, error) {
+	key, err := knownKey(path)
+	if err != nil {
+		return Step{}, err
+	}
+	r, err := verifyLog(ctx, log, LogQuestion{}, key, report)
+	if err != nil {
+		return Step{}, err
+	}
+	return r.step(), nil
+}
+
+func tendModels(ctx context.Context, dsn string, log eventstore.Log, path, what string, names []string, report func(Step)) (Step, error) {
 	models, err := postgres.Open(ctx, postgres.Config{DSN: dsn, Log: log, Kinds: domain.NewSet(domain.Kinds())})
 	if err != nil {
 		return Step{}, err
@@ -95,7 +107,8 @@ func tendModels(ctx context.Context, dsn string, log eventstore.Log, what string
 	if err == nil {
 		if what == "rebuild" {
 			last = rebuild(ctx, models, names, report)
-		} else {
+		} else if last, err = verifyStoppedLog(ctx, log, path, report); err == nil && !last.Failed {
+			report(last)
 			last = verify(ctx, models, report)
 		}
 	}

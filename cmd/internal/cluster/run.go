@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,6 +54,7 @@ type controlPlane struct {
 	models *postgres.Models
 	server *api.Server
 	logger *slog.Logger
+	logKey ed25519.PublicKey // that the log's signatures are checked with
 
 	// closers run in reverse order when everything that used them has ended.
 	closers []func(context.Context) error
@@ -124,6 +126,9 @@ func (cp *controlPlane) open(ctx context.Context, group *errgroup.Group, running
 		return err
 	}
 	if err := cp.openKeys(ctx); err != nil {
+		return err
+	}
+	if err := cp.startNotary(group, running); err != nil {
 		return err
 	}
 	if err := cp.openModels(ctx, group, running); err != nil {
