@@ -125,6 +125,9 @@ func (l *Log) commit(requests []*request) {
 	if refusal == nil {
 		refusal = l.disk.refuses(l.opts.Now())
 	}
+	if refusal == nil {
+		refusal = l.flushRefusal()
+	}
 	g := l.newGroup()
 	var accepted []*request
 	for _, r := range requests {
