@@ -85,6 +85,14 @@ func (m mutation) apply(root string) (string, error) {
 	return strings.Replace(string(source), m.old, m.new, 1), nil
 }
 
+// pattern selects the tests: one, or a part of one, or several.
+func (m mutation) pattern() string {
+	if test, part, ok := strings.Cut(m.tests[0], "/"); ok && len(m.tests) == 1 {
+		return "^" + test + "$/^" + part + "$"
+	}
+	return "^(" + strings.Join(m.tests, "|") + ")$"
+}
+
 var errSurvived = errors.New("no test noticed")
 
 // try runs the tests against the broken file.
@@ -99,7 +107,7 @@ func (m mutation) try(ctx context.Context, root, dir string) error {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, "go", "test", "-overlay", overlay, "-count", "1", "-timeout", "5m",
-		"-run", "^("+strings.Join(m.tests, "|")+")$", m.pkg)
+		"-run", m.pattern(), m.pkg)
 	cmd.Dir = root
 	out, err := cmd.CombinedOutput()
 	switch {
