@@ -215,6 +215,6 @@ func (l *Log) eventAt(id, revision uint64) (*eventstore.Recorded, error) {
 	if err != nil {
 		return nil, err
 	}
-	event := recorded(value, &e, name, string(e.typ), eventstore.Position(position))
+	event := e.recorded(name, string(e.typ), eventstore.Position(position))
 	return &event, nil
 }
