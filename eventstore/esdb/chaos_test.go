@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/gossip"
+	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shiplog/shiplog/eventstore"
@@ -410,6 +411,17 @@ func TestNodePreference(t *testing.T) {
 	}
 }
 
+// With esdb+discover the name stands for the nodes, any of which tells who leads.
+func TestDiscoveryByName(t *testing.T) {
+	c := newCluster(t, 2)
+	c.lead(1)
+	log := connectFor(t, 30*time.Second, "esdb+discover://"+c.address[0]+"?tls=false")
+	before := c.reads[1].Load()
+	if _, err := log.Head(t.Context()); err != nil || c.reads[1].Load() == before {
+		t.Errorf("the leader was asked %d times, %v", c.reads[1].Load()-before, err)
+	}
+}
+
 // Nobody can be found for a while: calls say so in time, and subscribers go on afterwards as if nothing had been.
 func TestFailedDiscovery(t *testing.T) {
 	c := newCluster(t, 2)
@@ -458,5 +470,71 @@ func TestFailedDiscovery(t *testing.T) {
 	}
 	if err := d.Check(all); err != nil || len(d.Events()) != 3 {
 		t.Errorf("%d events: %v", len(d.Events()), err)
+	}
+}
+
+// An append that expects nothing is made once, even when the server that made it is gone with its memory, and others have
+// appended to the stream meanwhile.
+func TestAppendWhoseAnswerIsLost(t *testing.T) {
+	dir := t.TempDir()
+	server, address := startServer(t, dir, "127.0.0.1:0")
+	kill := func() {
+		_ = server.Process.Kill()
+		_ = server.Wait() // it was killed
+	}
+	t.Cleanup(func() { kill() })
+	for i, expected := range []eventstore.Expected{eventstore.Any, eventstore.StreamExists, eventstore.Any} {
+		p := newProxy(t, address)
+		other, client := connect(t, "esdb://"+address+"?tls=false"), connect(t, "esdb://"+p.address()+"?tls=false")
+		stream := fmt.Sprintf("s-%d", i)
+		others := func(n int) {
+			for range n {
+				if _, err := other.Append(t.Context(), stream, eventstore.Any, eventstore.Proposed{ID: uuid.New(), Type: "Others"}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		others(2)
+		p.suffer(oneWay)
+		batch := []eventstore.Proposed{{ID: uuid.New(), Type: "First"}, {ID: uuid.New(), Type: "Second"}}
+		type answer struct {
+			eventstore.Appended
+			err error
+		}
+		answered := make(chan answer, 1)
+		go func() {
+			a, err := client.Append(t.Context(), stream, expected, batch...)
+			answered <- answer{a, err}
+		}()
+		waitForOr(t.Context(), func() bool {
+			last, err := other.Head(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for e, err := range other.ReadAll(t.Context(), eventstore.ReadAll{From: last}) {
+				return err == nil && e.Type == "Second"
+			}
+			return false
+		}, func() { t.Error("the append did not arrive") })
+		others(3)
+		p.set(true)
+		kill()
+		server, _ = startServer(t, dir, address)
+		others(3)
+		p.set(false)
+		got := <-answered
+		if got.err != nil || got.Revision != 3 {
+			t.Errorf("expecting %d: got %+v, want revision 3", expected, got)
+		}
+		n := 0
+		for _, err := range other.ReadStream(t.Context(), stream, eventstore.ReadStream{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			n++
+		}
+		if n != 10 {
+			t.Errorf("expecting %d: the stream has %d events, want 10", expected, n)
+		}
 	}
 }

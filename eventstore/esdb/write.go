@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"strconv"
 	"strings"
@@ -33,8 +34,8 @@ func expectation(e eventstore.Expected) (esdb.ExpectedRevision, error) {
 
 // Append adds events to the end of a stream. While the server does not answer it is repeated with the same ids, which the
 // server recognizes: always with an exact revision or NoStream, as long as the events are there; with Any and StreamExists while
-// it remembers the ids or they stand at the stream's end. An append that ends with ErrUnavailable or with the context has an
-// open outcome: make it again with the same ids.
+// it remembers the ids. As it may be another server by then, the last events of the stream are looked through first in this case.
+// An append that ends with ErrUnavailable or with the context has an open outcome: make it again with the same ids.
 func (l *Log) Append(ctx context.Context, stream string, expected eventstore.Expected, events ...eventstore.Proposed) (eventstore.Appended, error) {
 	fail := func(err error) (eventstore.Appended, error) {
 		return eventstore.Appended{}, fmt.Errorf("appending to %s: %w", stream, err)
@@ -54,7 +55,14 @@ func (l *Log) Append(ctx context.Context, stream string, expected eventstore.Exp
 		}
 		data[i] = esdb.EventData{EventID: idOf(e), EventType: e.Type, ContentType: contentType, Data: e.Data, Metadata: e.Metadata}
 	}
+	tried := false
 	result, err := do(ctx, l, func(ctx context.Context, c *connection, _ func()) (*esdb.WriteResult, error) {
+		if tried && expected < 0 && expected != eventstore.NoStream {
+			if before, err := appendedBefore(ctx, c, stream, data); before != nil || err != nil {
+				return before, err
+			}
+		}
+		tried = true
 		return c.AppendToStream(ctx, stream, esdb.AppendToStreamOptions{ExpectedRevision: want, Deadline: &l.opts.Timeout}, data...)
 	})
 	if err != nil {
@@ -64,6 +72,47 @@ func (l *Log) Append(ctx context.Context, stream string, expected eventstore.Exp
 		return fail(err)
 	}
 	return eventstore.Appended{Position: eventstore.Position(result.CommitPosition), Revision: result.NextExpectedVersion}, nil
+}
+
+// lookBack is how many of a stream's last events are looked through for those of an append whose answer was lost.
+const lookBack = 1000
+
+// appendedBefore finds the events of an append at the end of a stream and returns its result; nil when they are not there.
+func appendedBefore(ctx context.Context, c *connection, stream string, events []esdb.EventData) (*esdb.WriteResult, error) {
+	if len(events) == 0 {
+		return nil, nil
+	}
+	read, err := c.ReadStream(ctx, stream, esdb.ReadStreamOptions{Direction: esdb.Backwards, From: esdb.End{}}, lookBack+uint64(len(events)))
+	if err != nil {
+		return nil, err
+	}
+	defer read.Close()
+	var result *esdb.WriteResult
+	for i := len(events) - 1; ; {
+		e, err := read.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil, ctx.Err()
+		}
+		if err != nil {
+			if errors.Is(kindOf(err), eventstore.ErrStreamNotFound) {
+				return nil, nil
+			}
+			return nil, err
+		}
+		original := e.OriginalEvent()
+		if original == nil || original.EventID != events[i].EventID {
+			if result != nil {
+				return nil, nil // somebody else's use of the last id
+			}
+			continue
+		}
+		if result == nil {
+			result = &esdb.WriteResult{CommitPosition: original.Position.Commit, PreparePosition: original.Position.Prepare, NextExpectedVersion: original.EventNumber}
+		}
+		if i--; i < 0 {
+			return result, nil
+		}
+	}
 }
 
 // How the client, and the server where the client passes its words on, tell a conflict: in a text.
