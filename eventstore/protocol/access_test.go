@@ -9,6 +9,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/esdb"
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/shared"
@@ -21,6 +22,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/shiplog/shiplog/eventstore"
@@ -339,12 +341,16 @@ func TestBatchAppendsAreRefusedAlone(t *testing.T) {
 		{"", []*streams.BatchAppendReq_ProposedMessage{proposed(uuid.New(), "T")}, code.Code_INVALID_ARGUMENT, "BadRequest"},
 		{"gone", []*streams.BatchAppendReq_ProposedMessage{proposed(uuid.New(), "T")}, code.Code_NOT_FOUND, "StreamDeleted"},
 		{"big", []*streams.BatchAppendReq_ProposedMessage{big, proposed(uuid.New(), "T")}, code.Code_INVALID_ARGUMENT, "MaximumAppendSizeExceeded"},
+		{"late", []*streams.BatchAppendReq_ProposedMessage{proposed(uuid.New(), "T")}, code.Code_DEADLINE_EXCEEDED, "Timeout"},
 		{"t", []*streams.BatchAppendReq_ProposedMessage{proposed(uuid.New(), "T"), proposed(uuid.New(), "T")}, code.Code_OK, ""},
 	}
 	for i, r := range requests {
 		id := &shared.UUID{Value: &shared.UUID_String_{String_: fmt.Sprint(i)}}
 		options := &streams.BatchAppendReq_Options{
 			StreamIdentifier: &shared.StreamIdentifier{StreamName: []byte(r.stream)}, ExpectedStreamPosition: &streams.BatchAppendReq_Options_Any{Any: &emptypb.Empty{}},
+		}
+		if r.stream == "late" {
+			options.DeadlineOption = &streams.BatchAppendReq_Options_Deadline{Deadline: durationpb.New(-time.Second)}
 		}
 		for j, part := range r.parts {
 			err := call.Send(&streams.BatchAppendReq{

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/esdb"
+	"github.com/EventStore/EventStore-Client-Go/v4/protos/shared"
+	"github.com/EventStore/EventStore-Client-Go/v4/protos/streams"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
@@ -177,6 +179,56 @@ func TestOfficialReadsOfStreams(t *testing.T) {
 	}
 	if kindOf(err) != "not found" {
 		t.Errorf("a stream that is not there: %v", err)
+	}
+}
+
+// Clients that understand it are told the last revision of a stream after its events, however many they asked for.
+func TestEndsOfStreamsAreTold(t *testing.T) {
+	ctx := patient(t)
+	log, address := serve(t)
+	fill(ctx, t, log, "s", 5)
+	client := streams.NewStreamsClient(dial(t, address))
+	for name, c := range map[string]struct {
+		compatibility uint32
+		stream        string
+		want          string
+	}{
+		"who understands":      {1, "s", "event event last 4"},
+		"who does not":         {0, "s", "event event"},
+		"a stream that is not": {1, "none", "not found"},
+		"who is of the future": {7, "s", "event event last 4"},
+	} {
+		call, err := client.Read(ctx, &streams.ReadReq{Options: &streams.ReadReq_Options{
+			StreamOption: &streams.ReadReq_Options_Stream{Stream: &streams.ReadReq_Options_StreamOptions{
+				StreamIdentifier: &shared.StreamIdentifier{StreamName: []byte(c.stream)}, RevisionOption: &streams.ReadReq_Options_StreamOptions_Start{Start: &shared.Empty{}},
+			}},
+			CountOption:   &streams.ReadReq_Options_Count{Count: 2},
+			ControlOption: &streams.ReadReq_Options_ControlOption{Compatibility: c.compatibility},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for {
+			resp, err := call.Recv()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch m := resp.GetContent().(type) {
+			case *streams.ReadResp_Event:
+				got = append(got, "event")
+			case *streams.ReadResp_LastStreamPosition:
+				got = append(got, fmt.Sprint("last ", m.LastStreamPosition))
+			case *streams.ReadResp_StreamNotFound_:
+				got = append(got, "not found")
+			}
+		}
+		if g := strings.Join(got, " "); g != c.want {
+			t.Errorf("%s: got %s, want %s", name, g, c.want)
+		}
 	}
 }
 

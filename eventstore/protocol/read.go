@@ -86,8 +86,27 @@ func (s *streamsServer) read(options *streams.ReadReq_Options, filter *filter, c
 			return err
 		}
 		if count--; count == 0 {
-			return nil
+			break
 		}
+	}
+	return s.tellEnd(options, call)
+}
+
+// tellEnd tells the last revision of a stream to those clients who understand it; others, the Go client among them, must not get it.
+func (s *streamsServer) tellEnd(options *streams.ReadReq_Options, call readCall) error {
+	if options.GetStream() == nil || options.GetControlOption().GetCompatibility() < 1 {
+		return nil
+	}
+	stream := string(options.GetStream().GetStreamIdentifier().GetStreamName())
+	last := eventstore.ReadStream{Direction: eventstore.Backwards, FromEnd: true, Limit: 1}
+	for e, err := range s.log.ReadStream(call.Context(), stream, last) {
+		if errors.Is(err, eventstore.ErrStreamNotFound) {
+			return nil // it was deleted in the meantime
+		}
+		if err != nil {
+			return err
+		}
+		return call.Send(&streams.ReadResp{Content: &streams.ReadResp_LastStreamPosition{LastStreamPosition: e.Revision}})
 	}
 	return nil
 }
