@@ -119,7 +119,8 @@ func (cp *controlPlane) open(ctx context.Context, group *errgroup.Group, running
 	if err := cp.openLog(ctx); err != nil {
 		return err
 	}
-	if err := cp.openModels(ctx, group, running); err != nil {
+	keepModels, err := cp.openModels(ctx, running)
+	if err != nil {
 		return err
 	}
 	cp.stage("the live view")
@@ -129,6 +130,7 @@ func (cp *controlPlane) open(ctx context.Context, group *errgroup.Group, running
 	if err := cp.view.WaitReady(ctx); err != nil {
 		return fmt.Errorf("reading the log: %w", err)
 	}
+	group.Go(keepModels) // not before: a log that has to be read from its beginning needs the processors
 	cp.stage("the API server")
 	if err := cp.serveAPI(ctx, group, running); err != nil {
 		return err
@@ -197,14 +199,14 @@ func hostAddresses() []net.IP {
 	return ips
 }
 
-// openModels prepares the read models and, in the background, starts the private Postgres unless a DSN was given, and keeps them on it.
-// The cluster runs without them: who asks for the past waits until they have caught up.
-func (cp *controlPlane) openModels(ctx context.Context, group *errgroup.Group, running context.Context) error {
+// openModels prepares the read models and returns what keeps them: it starts the private Postgres, unless a DSN was given, and runs them
+// on it. The cluster does not wait for that: who asks for the past waits until they have caught up.
+func (cp *controlPlane) openModels(ctx, running context.Context) (keep func() error, err error) {
 	dsn, start := cp.Postgres, func() error { return nil }
 	if dsn == "" {
 		server, err := privatepg.Prepare(cp.dir.Join(postgresDir), privatepg.Options{Logger: cp.logger})
 		if err != nil {
-			return fmt.Errorf("starting Postgres for the read models: %w", err)
+			return nil, fmt.Errorf("starting Postgres for the read models: %w", err)
 		}
 		cp.closeLater(server.Stop)
 		dsn = server.DSN()
@@ -217,17 +219,16 @@ func (cp *controlPlane) openModels(ctx context.Context, group *errgroup.Group, r
 	}
 	models, err := postgres.Open(ctx, postgres.Config{DSN: dsn, Log: cp.log, Kinds: cp.kinds, Logger: cp.logger})
 	if err != nil {
-		return fmt.Errorf("opening the read models: %w", err)
+		return nil, fmt.Errorf("opening the read models: %w", err)
 	}
 	cp.models = models
 	cp.closeLater(func(context.Context) error { models.Close(); return nil })
-	group.Go(func() error {
+	return func() error {
 		if err := start(); err != nil {
 			return err
 		}
 		return models.Run(running)
-	})
-	return nil
+	}, nil
 }
 
 func (cp *controlPlane) serveAPI(ctx context.Context, group *errgroup.Group, running context.Context) error {
