@@ -21,7 +21,7 @@ import (
 // objects are the same each time.
 func TestStartFromASnapshot(t *testing.T) {
 	t.Parallel()
-	c := harness.Start(t, harness.Options{Args: []string{"--no-node", "-v"}})
+	c := harness.Start(t, harness.Options{Args: []string{"--no-node", "-v"}, Embedded: "the log is filled while the cluster is stopped"})
 	if code := c.Stop(); code != 0 {
 		t.Fatalf("the cluster ended with exit code %d", code)
 	}
