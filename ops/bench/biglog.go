@@ -43,6 +43,7 @@ type life struct {
 	states  [phases]string
 	deltas  [phases]string // from the state before
 	words   [phases]string // the events' types
+	named   [phases]bool   // whether the delta holds a word that is replaced
 	replace func(i int) *strings.Replacer
 	name    func(i int) (namespace, name string)
 }
@@ -142,7 +143,7 @@ func (l *life) event(i, n int) domain.Event {
 	if n == 0 {
 		e.Op, e.Type, change = domain.Created, l.kind.Kind+"Created", l.states[0]
 	}
-	if strings.ContainsAny(change, placeholders) {
+	if n == 0 || l.named[phase] {
 		change = l.replace(i).Replace(change)
 	}
 	e.Change = []byte(change)
@@ -190,6 +191,9 @@ func bigLives(kinds *domain.Set) ([]*life, error) {
 		}
 		resource := l.kind.Resource
 		l.replace = func(i int) *strings.Replacer { return strings.NewReplacer(common(resource, i)...) }
+		for phase, delta := range l.deltas {
+			l.named[phase] = l.replace(0).Replace(delta) != delta
+		}
 		lives = append(lives, l)
 		return nil
 	}

@@ -38,6 +38,9 @@ const (
 // stopWithin bounds a clean stop; what has not ended by then ends with the process.
 const stopWithin = 30 * time.Second
 
+// startBallast is about what a start allocates on an empty log, in bytes.
+const startBallast = 128 << 20
+
 // controlPlane is what a running control plane is made of.
 type controlPlane struct {
 	Config
@@ -50,6 +53,10 @@ type controlPlane struct {
 	server *api.Server
 	logger *slog.Logger
 
+	// ballast is never read or written, and so takes no memory. The garbage collector, which would otherwise run several times in the
+	// fraction of a second that a start takes, waits until as much again has been allocated. It is let go when the cluster is ready.
+	ballast []byte
+
 	// closers run in reverse order when everything that used them has ended.
 	closers []func(context.Context) error
 }
@@ -57,7 +64,7 @@ type controlPlane struct {
 // Run runs a cluster until the context ends. ready is called once, with the API's address, when the API serves and the cluster's
 // own nodes are Ready. A cluster that cannot start returns one clear error.
 func Run(ctx context.Context, config Config, ready func(url string)) (err error) {
-	cp := &controlPlane{Config: config, logger: config.Logger, kinds: domain.NewSet(domain.Kinds())}
+	cp := &controlPlane{Config: config, logger: config.Logger, kinds: domain.NewSet(domain.Kinds()), ballast: make([]byte, startBallast)}
 	api.RouteLibraryLogs(cp.logger)
 	defer func() {
 		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
