@@ -66,6 +66,10 @@ func (v *View) applyEvent(e domain.Event) (projections.Change, bool) {
 	gr := e.Ref.GroupResource()
 	before, _ := v.store.Get(gr, e.Ref.Namespace, e.Ref.Name)
 	hint := v.hints.take(e.ID)
+	if before != nil && domain.IsSealed(before.JSON) {
+		// Its key is destroyed once this event is known. Who follows the changes still sees what was there before.
+		_, _ = before.Typed() // an error is the reader's to see
+	}
 	state, err := v.stateOf(before).Apply(e)
 	switch {
 	case err != nil:

@@ -123,7 +123,7 @@ func (f *folding) advance(ctx context.Context, log eventstore.Log, to uint64) er
 	if to > uint64(head) {
 		return fmt.Errorf("%w: the log ends at position %d", projections.ErrFuture, head)
 	}
-	for r, err := range log.ReadAll(ctx, eventstore.ReadAll{From: eventstore.Position(f.position) + 1}) {
+	for r, err := range eventstore.ReadAllAhead(ctx, log, eventstore.ReadAll{From: eventstore.Position(f.position) + 1}) {
 		if err != nil {
 			return err
 		}

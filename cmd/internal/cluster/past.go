@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -11,7 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shiplog/shiplog/api"
-	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/ops/pki"
 	"github.com/shiplog/shiplog/projections/live"
 	"github.com/shiplog/shiplog/projections/logreplay"
@@ -32,12 +32,16 @@ func OpenPast(ctx context.Context, path string) (_ *Past, err error) {
 	if err != nil {
 		return nil, err
 	}
-	kinds := domain.NewSet(domain.Kinds())
+	kinds, closeKeys, err := OpenKinds(path, os.Getenv(KEKFileEnv))
+	if err != nil {
+		return nil, errors.Join(err, closeLog())
+	}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var group errgroup.Group
 	closeAll := func() {
 		stop()
 		_ = group.Wait() // what was only read needs no clean end
+		_ = closeKeys()
 		_ = closeLog()
 	}
 	defer func() {

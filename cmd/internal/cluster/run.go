@@ -15,6 +15,8 @@ import (
 	"github.com/shiplog/shiplog/api"
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/eventstore"
+	"github.com/shiplog/shiplog/eventstore/keystore"
+	"github.com/shiplog/shiplog/ops/backup"
 	"github.com/shiplog/shiplog/ops/datadir"
 	"github.com/shiplog/shiplog/ops/pki"
 	privatepg "github.com/shiplog/shiplog/ops/postgres"
@@ -27,9 +29,10 @@ import (
 
 // Where things lie in the data directory.
 const (
-	logDir          = "log"
+	keysDir         = "keys"
+	logDir          = datadir.Log
 	postgresDir     = "postgres"
-	pkiDir          = "pki"
+	pkiDir          = datadir.PKI
 	nodeDir         = "node"
 	snapshotsDir    = "snapshots"
 	adminKubeconfig = "admin.kubeconfig"
@@ -47,6 +50,7 @@ type controlPlane struct {
 	dir    *datadir.Dir
 	kinds  *domain.Set
 	pki    *pki.PKI
+	keys   *keystore.File
 	log    eventstore.Log
 	view   *live.View
 	models *postgres.Models
@@ -64,7 +68,7 @@ type controlPlane struct {
 // Run runs a cluster until the context ends. ready is called once, with the API's address, when the API serves and the cluster's
 // own nodes are Ready. A cluster that cannot start returns one clear error.
 func Run(ctx context.Context, config Config, ready func(url string)) (err error) {
-	cp := &controlPlane{Config: config, logger: config.Logger, kinds: domain.NewSet(domain.Kinds()), ballast: make([]byte, startBallast)}
+	cp := &controlPlane{Config: config, logger: config.Logger, ballast: make([]byte, startBallast)}
 	api.RouteLibraryLogs(cp.logger)
 	defer func() {
 		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
@@ -126,6 +130,9 @@ func (cp *controlPlane) open(ctx context.Context, group *errgroup.Group, running
 	if err := cp.openLog(ctx); err != nil {
 		return err
 	}
+	if err := cp.openKeys(ctx); err != nil {
+		return err
+	}
 	keepModels, err := cp.openModels(ctx, running)
 	if err != nil {
 		return err
@@ -147,17 +154,17 @@ func (cp *controlPlane) open(ctx context.Context, group *errgroup.Group, running
 		keeper.Run(running)
 		return nil
 	})
-	return nil
+	return cp.serveLog(ctx, group, running)
 }
 
 func (cp *controlPlane) probeListen(ctx context.Context) error {
-	for _, addr := range []string{cp.Listen, cp.GraphQL} {
+	for _, addr := range []string{cp.Listen, cp.GraphQL, cp.StoreListen} {
 		if addr == "" {
 			continue
 		}
 		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 		if err != nil {
-			return fmt.Errorf("%w: stop what listens there, or choose another address with --listen or --graphql", err)
+			return fmt.Errorf("%w: stop what listens there, or choose another address with --listen, --graphql or --eventstore-listen", err)
 		}
 		l.Close()
 	}
@@ -171,8 +178,10 @@ func (cp *controlPlane) ensurePKI() (err error) {
 	}
 	options := pki.Options{Dir: cp.dir.Join(pkiDir), ServiceIP: serviceIP, ClusterDomain: cp.ClusterDom}
 	names := cp.AllowedNames
-	if host, _, err := net.SplitHostPort(cp.Listen); err == nil {
-		names = append(names, host)
+	for _, address := range []string{cp.Listen, cp.StoreListen} {
+		if host, _, err := net.SplitHostPort(address); err == nil {
+			names = append(names, host)
+		}
 	}
 	if host, err := os.Hostname(); err == nil {
 		names = append(names, host)
@@ -240,12 +249,13 @@ func (cp *controlPlane) openModels(ctx, running context.Context) (keep func() er
 
 func (cp *controlPlane) serveAPI(ctx context.Context, group *errgroup.Group, running context.Context) error {
 	server, err := api.New(ctx, api.Config{
-		Listen: cp.Listen, PKI: cp.pki, Log: cp.log, Live: cp.view, History: fresh{cp.models, cp.log}, Kinds: cp.kinds,
+		Listen: cp.Listen, PKI: cp.pki, Log: cp.log, Live: cp.view, History: fresh{cp.models, cp.log}, Kinds: cp.kinds, Keys: cp.keys,
 		ServiceCIDR: cp.ServiceCIDR.String(), ClusterDomain: cp.ClusterDom,
 		Feed: nodefeed.NewSource(cp.view, cp.kinds),
 		Extra: map[string]http.Handler{
 			historyhttp.Prefix: historyhttp.NewHandler(fresh{cp.models, cp.log}),
 			TendPrefix:         cp.tendHandler(),
+			backup.Prefix:      backup.NewHandler(cp.log, cp.Version, cp.logger),
 			"/graphql":         cp.graphQLHandler(),
 		},
 		Logger: cp.logger,
