@@ -1,6 +1,8 @@
 package domain
 
 import (
+	"encoding/json"
+	"fmt"
 	"testing"
 	"time"
 
@@ -27,7 +29,49 @@ func step[T runtime.Object](given, when func(T)) func(k *Kind) (before, after ru
 	}
 }
 
+// wordCase is a change and the word for it.
+type wordCase struct {
+	kind, want string
+	change     func(k *Kind) (before, after runtime.Object)
+}
+
 func TestWords(t *testing.T) {
+	for _, c := range wordCases() {
+		t.Run(c.want, func(t *testing.T) {
+			k := kindNamed(t, c.kind)
+			before, after := c.change(k)
+			if got := EventType(k, before, after); got != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+// as is a case whose objects are given as JSON.
+func as(kind, want, before, after string) wordCase {
+	return wordCase{kind, want, func(k *Kind) (runtime.Object, runtime.Object) { return decoded(k, before), decoded(k, after) }}
+}
+
+func decoded(k *Kind, data string) runtime.Object {
+	o := k.New()
+	if err := json.Unmarshal([]byte(data), o); err != nil {
+		panic(fmt.Sprintf("a %s in a test's table: %v: %s", k.Kind, err, data))
+	}
+	return o
+}
+
+// condition is an object whose status has one condition.
+func condition(typ, status, reason string) string {
+	return fmt.Sprintf(`{"status":{"conditions":[{"type":%q,"status":%q,"reason":%q}]}}`, typ, status, reason)
+}
+
+// runs is an object whose pods run an image.
+func runs(image string) string {
+	return fmt.Sprintf(`{"spec":{"template":{"spec":{"containers":[{"name":"c","image":%q}]}}}}`, image)
+}
+
+// wordCases has a change for every word that a kind has of its own.
+func wordCases() []wordCase {
 	type (
 		pod    = *corev1.Pod
 		node   = *corev1.Node
@@ -61,10 +105,7 @@ func TestWords(t *testing.T) {
 	two, holder, other := int32(2), "a", "b"
 	micro := metav1.NewMicroTime(time.Unix(2, 0))
 
-	for _, c := range []struct {
-		kind, want string
-		change     func(k *Kind) (before, after runtime.Object)
-	}{
+	return []wordCase{
 		{"pod", "PodBound", step(nil, func(p pod) { p.Spec.NodeName = "n1" })},
 		{"pod", "PodStarted", step(nil, func(p pod) { p.Status.Phase = corev1.PodRunning; ready(corev1.ConditionTrue)(p) })},
 		{"pod", "PodReady", step(ready(corev1.ConditionFalse), ready(corev1.ConditionTrue))},
@@ -142,14 +183,53 @@ func TestWords(t *testing.T) {
 		{"lease", "LeaseRenewed", step(func(l *coordinationv1.Lease) { l.Spec.HolderIdentity = &holder }, func(l *coordinationv1.Lease) { l.Spec.RenewTime = &micro })},
 		{"lease", "LeaseReleased", step(func(l *coordinationv1.Lease) { l.Spec.HolderIdentity = &holder }, func(l *coordinationv1.Lease) { l.Spec.HolderIdentity = nil })},
 		{"event", "EventRepeated", step(nil, func(e *corev1.Event) { e.Count = 2 })},
-	} {
-		t.Run(c.want, func(t *testing.T) {
-			k := kindNamed(t, c.kind)
-			before, after := c.change(k)
-			if got := EventType(k, before, after); got != c.want {
-				t.Errorf("got %s, want %s", got, c.want)
-			}
-		})
+
+		as("pod", "EphemeralContainerAdded", `{}`, `{"spec":{"ephemeralContainers":[{"name":"debug","image":"busybox"}]}}`),
+		as("pod", "PodImageChanged", `{"spec":{"containers":[{"name":"c","image":"a"}]}}`, `{"spec":{"containers":[{"name":"c","image":"b"}]}}`),
+		as("pod", "PodResized", `{"spec":{"containers":[{"name":"c","resources":{"requests":{"cpu":"1"}}}]}}`, `{"spec":{"containers":[{"name":"c","resources":{"requests":{"cpu":"1500m"}}}]}}`),
+		as("node", "NodeUnderPressure", `{}`, condition("MemoryPressure", "True", "KubeletHasInsufficientMemory")),
+		as("node", "NodePressureRelieved", condition("DiskPressure", "True", ""), condition("DiskPressure", "False", "")),
+		as("node", "NodeAddressChanged", `{}`, `{"status":{"addresses":[{"type":"InternalIP","address":"192.0.2.7"}]}}`),
+		as("ns", "NamespaceFinalized", `{"spec":{"finalizers":["kubernetes"]}}`, `{}`),
+		as("service", "ServiceTypeChanged", `{"spec":{"type":"ClusterIP"}}`, `{"spec":{"type":"NodePort"}}`),
+		as("service", "ServiceStatusChanged", `{}`, condition("Checked", "True", "")),
+		as("rc", "ReplicationControllerImageChanged", runs("a"), runs("b")),
+		as("rc", "ReplicationControllerStatusChanged", `{}`, `{"status":{"observedGeneration":2}}`),
+		as("rs", "ReplicaSetImageChanged", runs("a"), runs("b")),
+		as("rs", "ReplicaSetReused", `{}`, `{"metadata":{"annotations":{"deployment.kubernetes.io/revision-history":"1"}}}`),
+		as("rs", "ReplicaSetStatusChanged", `{}`, `{"status":{"observedGeneration":2}}`),
+		as("deployment", "DeploymentStalled", `{}`, condition("Progressing", "False", "ProgressDeadlineExceeded")),
+		as("deployment", "DeploymentAvailable", `{}`, condition("Available", "True", "MinimumReplicasAvailable")),
+		as("deployment", "DeploymentUnavailable", condition("Available", "True", ""), condition("Available", "False", "")),
+		as("statefulset", "StatefulSetImageChanged", runs("a"), runs("b")),
+		as("statefulset", "StatefulSetProgressed", `{}`, `{"status":{"replicas":1,"readyReplicas":1}}`),
+		as("daemonset", "DaemonSetImageChanged", runs("a"), runs("b")),
+		as("daemonset", "DaemonSetStatusChanged", `{}`, `{"status":{"observedGeneration":2}}`),
+		as("job", "JobFailed", `{}`, condition("Failed", "True", "BackoffLimitExceeded")),
+		as("job", "JobSuspended", `{}`, `{"spec":{"suspend":true}}`),
+		as("job", "JobResumed", `{"spec":{"suspend":true}}`, `{"spec":{"suspend":false}}`),
+		as("job", "JobStarted", `{}`, `{"status":{"startTime":"2026-01-02T03:04:05Z"}}`),
+		as("job", "JobProgressed", `{}`, `{"status":{"active":1}}`),
+		as("cronjob", "CronJobTriggered", `{}`, `{"status":{"lastScheduleTime":"2026-01-02T03:04:00Z"}}`),
+		as("cronjob", "CronJobSuspended", `{}`, `{"spec":{"suspend":true}}`),
+		as("cronjob", "CronJobResumed", `{"spec":{"suspend":true}}`, `{"spec":{"suspend":false}}`),
+		as("hpa", "HorizontalPodAutoscalerDecided", `{}`, `{"status":{"desiredReplicas":3}}`),
+		as("pdb", "DisruptionAllowanceChanged", `{}`, `{"status":{"disruptionsAllowed":1}}`),
+		as("pv", "PersistentVolumeBound", `{}`, `{"status":{"phase":"Bound"}}`),
+		as("pv", "PersistentVolumeReleased", `{"status":{"phase":"Bound"}}`, `{"status":{"phase":"Released"}}`),
+		as("pv", "PersistentVolumeFailed", `{"status":{"phase":"Released"}}`, `{"status":{"phase":"Failed"}}`),
+		as("pvc", "PersistentVolumeClaimBound", `{}`, `{"status":{"phase":"Bound"}}`),
+		as("pvc", "PersistentVolumeClaimLost", `{"status":{"phase":"Bound"}}`, `{"status":{"phase":"Lost"}}`),
+		as("pvc", "PersistentVolumeClaimResized", `{"spec":{"resources":{"requests":{"storage":"1Gi"}}}}`, `{"spec":{"resources":{"requests":{"storage":"2Gi"}}}}`),
+		as("volumeattachments", "VolumeDetached", `{"status":{"attached":true}}`, `{"status":{"attached":false}}`),
+		as("volumeattachments", "VolumeAttachmentStatusChanged", `{}`, `{"status":{"attachError":{"message":"the device is busy"}}}`),
+		as("quota", "ResourceQuotaUsed", `{}`, `{"status":{"used":{"pods":"2"}}}`),
+		as("csr", "CertificateIssued", `{}`, `{"status":{"certificate":"LS0tCg=="}}`),
+		as("csr", "CertificateSigningRequestApproved", `{}`, condition("Approved", "True", "")),
+		as("csr", "CertificateSigningRequestDenied", `{}`, condition("Denied", "True", "")),
+		as("csr", "CertificateSigningRequestFailed", `{}`, condition("Failed", "True", "")),
+		as("resourceclaims", "ResourceClaimReleased", `{"status":{"allocation":{}}}`, `{"status":{}}`),
+		as("resourceclaims", "ResourceClaimStatusChanged", `{}`, `{"status":{"reservedFor":[{"resource":"pods","name":"p","uid":"u"}]}}`),
 	}
 }
 

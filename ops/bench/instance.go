@@ -43,6 +43,21 @@ func (b *bench) start(ctx context.Context, dir, netns string, args ...string) (*
 	return &instance{bin: b.bin, dir: dir, cmd: cmd, ready: time.Since(began), netns: netns}, nil
 }
 
+// caughtUp waits until the read models have.
+func (i *instance) caughtUp(ctx context.Context) error {
+	for {
+		out, err := exec.CommandContext(ctx, i.bin, "history", "--data-dir", i.dir, "namespace/default").CombinedOutput()
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case !strings.Contains(string(out), "caught up"):
+			return fmt.Errorf("asking for the past: %w\n%s", err, out)
+		}
+	}
+}
+
 func (i *instance) stop() error {
 	_ = i.cmd.Process.Signal(syscall.SIGTERM)
 	err := i.cmd.Wait()

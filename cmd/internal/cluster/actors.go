@@ -65,6 +65,7 @@ func (cp *controlPlane) runActors(ctx, lower context.Context, ready func(url str
 		}
 		ready(cp.server.URL())
 		// Starting needs far more memory than running (OpenAPI documents, the replay of the log): give it back.
+		cp.ballast = nil
 		debug.FreeOSMemory()
 		return nil
 	})

@@ -42,6 +42,9 @@ const (
 // stopWithin bounds a clean stop; what has not ended by then ends with the process.
 const stopWithin = 30 * time.Second
 
+// startBallast is about what a start allocates on an empty log, in bytes.
+const startBallast = 128 << 20
+
 // controlPlane is what a running control plane is made of.
 type controlPlane struct {
 	Config
@@ -56,6 +59,10 @@ type controlPlane struct {
 	logger *slog.Logger
 	logKey ed25519.PublicKey // that the log's signatures are checked with
 
+	// ballast is never read or written, and so takes no memory. The garbage collector, which would otherwise run several times in the
+	// fraction of a second that a start takes, waits until as much again has been allocated. It is let go when the cluster is ready.
+	ballast []byte
+
 	// closers run in reverse order when everything that used them has ended.
 	closers []func(context.Context) error
 }
@@ -63,7 +70,7 @@ type controlPlane struct {
 // Run runs a cluster until the context ends. ready is called once, with the API's address, when the API serves and the cluster's
 // own nodes are Ready. A cluster that cannot start returns one clear error.
 func Run(ctx context.Context, config Config, ready func(url string)) (err error) {
-	cp := &controlPlane{Config: config, logger: config.Logger}
+	cp := &controlPlane{Config: config, logger: config.Logger, ballast: make([]byte, startBallast)}
 	api.RouteLibraryLogs(cp.logger)
 	defer func() {
 		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
@@ -131,7 +138,8 @@ func (cp *controlPlane) open(ctx context.Context, group *errgroup.Group, running
 	if err := cp.startNotary(group, running); err != nil {
 		return err
 	}
-	if err := cp.openModels(ctx, group, running); err != nil {
+	keepModels, err := cp.openModels(ctx, running)
+	if err != nil {
 		return err
 	}
 	cp.stage("the live view")
@@ -141,6 +149,7 @@ func (cp *controlPlane) open(ctx context.Context, group *errgroup.Group, running
 	if err := cp.view.WaitReady(ctx); err != nil {
 		return fmt.Errorf("reading the log: %w", err)
 	}
+	group.Go(keepModels) // not before: a log that has to be read from its beginning needs the processors
 	cp.stage("the API server")
 	if err := cp.serveAPI(ctx, group, running); err != nil {
 		return err
@@ -211,14 +220,14 @@ func hostAddresses() []net.IP {
 	return ips
 }
 
-// openModels prepares the read models and, in the background, starts the private Postgres unless a DSN was given, and keeps them on it.
-// The cluster runs without them: who asks for the past waits until they have caught up.
-func (cp *controlPlane) openModels(ctx context.Context, group *errgroup.Group, running context.Context) error {
+// openModels prepares the read models and returns what keeps them: it starts the private Postgres, unless a DSN was given, and runs them
+// on it. The cluster does not wait for that: who asks for the past waits until they have caught up.
+func (cp *controlPlane) openModels(ctx, running context.Context) (keep func() error, err error) {
 	dsn, start := cp.Postgres, func() error { return nil }
 	if dsn == "" {
 		server, err := privatepg.Prepare(cp.dir.Join(postgresDir), privatepg.Options{Logger: cp.logger})
 		if err != nil {
-			return fmt.Errorf("starting Postgres for the read models: %w", err)
+			return nil, fmt.Errorf("starting Postgres for the read models: %w", err)
 		}
 		cp.closeLater(server.Stop)
 		dsn = server.DSN()
@@ -231,17 +240,16 @@ func (cp *controlPlane) openModels(ctx context.Context, group *errgroup.Group, r
 	}
 	models, err := postgres.Open(ctx, postgres.Config{DSN: dsn, Log: cp.log, Kinds: cp.kinds, Logger: cp.logger})
 	if err != nil {
-		return fmt.Errorf("opening the read models: %w", err)
+		return nil, fmt.Errorf("opening the read models: %w", err)
 	}
 	cp.models = models
 	cp.closeLater(func(context.Context) error { models.Close(); return nil })
-	group.Go(func() error {
+	return func() error {
 		if err := start(); err != nil {
 			return err
 		}
 		return models.Run(running)
-	})
-	return nil
+	}, nil
 }
 
 func (cp *controlPlane) serveAPI(ctx context.Context, group *errgroup.Group, running context.Context) error {
