@@ -3,6 +3,8 @@ package backup
 import (
 	"bytes"
 	"encoding/binary"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // Sections takes a backup apart.
@@ -27,3 +29,28 @@ func Joined(sections ...[]byte) []byte {
 
 // WithKeys are options that put keys in, encrypted in a hurry.
 func WithKeys(dir string) Options { return Options{KeysOf: dir, Passphrase: "open sesame", work: 4} }
+
+// Reframed makes a section anew with another payload; that of entries is given and taken uncompressed.
+func Reframed(section []byte, change func(payload []byte) []byte) []byte {
+	kind, payload := section[0], bytes.Clone(section[frameBytes:])
+	if kind == sectionEntries {
+		decoder, err := zstd.NewReader(nil)
+		if err != nil {
+			panic(err)
+		}
+		defer decoder.Close()
+		if payload, err = decoder.DecodeAll(payload, nil); err != nil {
+			panic(err)
+		}
+	}
+	payload = change(payload)
+	if kind == sectionEntries {
+		encoder, err := zstd.NewWriter(nil)
+		if err != nil {
+			panic(err)
+		}
+		payload = encoder.EncodeAll(payload, nil)
+	}
+	frame := frameOf(kind, payload)
+	return append(frame[:], payload...)
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/shiplog/shiplog/eventstore"
@@ -182,6 +183,52 @@ func TestIncrementalBackups(t *testing.T) {
 	} {
 		if _, err := backup.Write(t.Context(), &bytes.Buffer{}, backup.SourceOf(p.log), o); !errors.Is(err, backup.ErrForeign) {
 			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// Somebody who makes all checksums anew is found out by the chain, at the place, or by the hash, or by the counts.
+func TestForgeriesAreRefused(t *testing.T) {
+	t.Parallel()
+	p := newPast(t, "", 9)
+	for range 2 {
+		p.large(1 << 20)
+	}
+	good := p.backup(backup.Options{})
+	sections := backup.Sections(good)
+	end := len(sections) - 1
+	forged := func(at int, old, new string) [][]byte {
+		t.Helper()
+		out := slices.Clone(sections)
+		out[at] = backup.Reframed(out[at], func(payload []byte) []byte {
+			if !bytes.Contains(payload, []byte(old)) {
+				t.Fatalf("section %d does not hold %q", at, old)
+			}
+			return bytes.Replace(payload, []byte(old), []byte(new), 1)
+		})
+		return out
+	}
+	for name, test := range map[string]struct {
+		sections [][]byte
+		keepHash bool
+		offset   int // of the section at which it is found out
+	}{
+		"an entry":         {forged(2, "Blob", "Blub"), false, 2},
+		"a trailer":        {forged(end-1, `"entries":`, `"entries":1`), false, end - 1},
+		"only the version": {forged(0, `"v1"`, `"v2"`), true, end},
+	} {
+		data := backup.Joined(test.sections[:end]...)
+		if test.keepHash {
+			data = append(data[:len(data)-len(sections[end])], sections[end]...)
+		}
+		offset := len(good) - len(bytes.Join(sections, nil))
+		for _, s := range test.sections[:test.offset] {
+			offset += len(s)
+		}
+		_, _, err := read(data)
+		var damage *backup.DamageError
+		if !errors.As(err, &damage) || damage.Offset != int64(offset) {
+			t.Errorf("%s: %v, want it to be found at byte %d", name, err, offset)
 		}
 	}
 }

@@ -212,6 +212,11 @@ func TestCopyThroughTheProtocolAndBack(t *testing.T) {
 				sameStreams(t, from, to)
 				b := mustCopy(t, to, back)
 				sameStreams(t, from, back)
+				for e, err := range back.ReadAll(t.Context(), eventstore.ReadAll{Filter: eventstore.Filter{System: true}}) {
+					if err != nil || e.Type == logcopy.FillerType {
+						t.Errorf("back home there is %+v, %v", e, err)
+					}
+				}
 				if !b.SamePositions || r.SamePositions || r.Digest != b.Digest {
 					t.Errorf("there %+v, back %+v", r, b)
 				}
