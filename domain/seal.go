@@ -219,6 +219,24 @@ func (k *Kind) Split(document []byte) (rest, payload []byte) {
 	return rest, payload
 }
 
+// MemberPath is the path of a member of a member and so on.
+func MemberPath(members ...string) Path {
+	p := make(Path, len(members))
+	for i, m := range members {
+		p[i] = pathStep{kind: '.', key: m}
+	}
+	return p
+}
+
+// Members are the steps of a path of members.
+func (p Path) Members() []string {
+	out := make([]string, len(p))
+	for i := range p {
+		out[i] = p[i].key
+	}
+	return out
+}
+
 // keys are the steps of a path of members, as canonical JSON writes them.
 func (p Path) keys() []string {
 	out := make([]string, len(p))
