@@ -4,11 +4,45 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
+	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/eventstore/keystore"
 	"github.com/shiplog/shiplog/ops/datadir"
 )
+
+// sealedFieldsName is the file beside the keys that says what the operator has sealed, for commands that read a stopped cluster.
+const sealedFieldsName = "sealed-fields"
+
+// rememberSealed writes down what the operator has sealed.
+func rememberSealed(dir string, names []string) error {
+	path := filepath.Join(dir, sealedFieldsName)
+	text := strings.Join(append(slices.Clone(names), ""), "\n")
+	if old, err := os.ReadFile(path); err == nil && string(old) == text {
+		return nil
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		return fmt.Errorf("writing down what is sealed: %w", err)
+	}
+	return nil
+}
+
+// sealedKinds are the kinds with the fields sealed that were when the cluster last ran.
+func sealedKinds(dir string) ([]*domain.Kind, error) {
+	text, err := os.ReadFile(filepath.Join(dir, sealedFieldsName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading what is sealed: %w", err)
+	}
+	kinds, err := domain.SealFields(domain.Kinds(), strings.Fields(string(text))...)
+	if err != nil {
+		return nil, fmt.Errorf("reading what is sealed: %w", err)
+	}
+	return kinds, nil
+}
 
 // rotate wraps every data key by a new key-encryption key.
 func rotate(keys *keystore.File) Step {

@@ -42,7 +42,11 @@ func OpenLog(path string, logger *slog.Logger) (eventstore.Log, func() error, er
 // OpenKinds returns the kinds of a stopped cluster with the keys that open what is sealed. Without the key-encryption key, or without
 // keys, everything sealed reads as erased.
 func OpenKinds(path, kekFile string) (*domain.Set, func() error, error) {
-	kinds := domain.NewSet(domain.Kinds())
+	all, err := sealedKinds(filepath.Join(path, keysDir))
+	if err != nil {
+		return nil, nil, err
+	}
+	kinds := domain.NewSet(all)
 	keys, err := keystore.Open(filepath.Join(path, keysDir), keystore.Options{KEKFile: kekFile, ReadOnly: true})
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, keystore.ErrNoKEK):

@@ -227,7 +227,7 @@ func (cp *controlPlane) openKeys(ctx context.Context) (err error) {
 		return err
 	}
 	cp.kinds = domain.NewSet(kinds).WithKeys(cp.keys)
-	return nil
+	return rememberSealed(cp.dir.Join(keysDir), cp.Seal)
 }
 
 // openModels starts the private Postgres unless a DSN was given, and the read models on it. Neither is waited for: the cluster
