@@ -15,6 +15,7 @@ var (
 	ErrClosed         = errors.New("event store closed")
 	ErrDropped        = errors.New("subscription dropped")
 	ErrReadOnly       = errors.New("event store takes no writes")
+	ErrDenied         = errors.New("event store refuses access")
 	ErrCorrupt        = errors.New("event store damaged")
 	ErrLocked         = errors.New("event store in use by another process")
 	ErrVersion        = errors.New("event store written by another version")

@@ -54,6 +54,8 @@ Use "shiplog down" to stop them too.`,
 	flags.StringVar(&config.EventStore, "eventstore", "", "esdb://... of an EventStoreDB for the log (default: embedded in the data directory)")
 	flags.StringVar(&config.KEKFile, "kek-file", os.Getenv(cluster.KEKFileEnv), "file of the key that wraps the keys of sealed payloads; made when it is not there (default: in the data directory, or $"+cluster.KEKFileEnv+")")
 	flags.StringArrayVar(&config.Seal, "seal", nil, "fields to keep as ciphertext like the payloads of Secrets, as in configmaps:data,binaryData")
+	flags.StringVar(&config.StoreListen, "eventstore-listen", "", "address at which the log is served over EventStoreDB's protocol; how to connect is written to eventstore.connection in the data directory")
+	flags.StringSliceVar(&config.StoreWrite, "eventstore-write", nil, "beginnings of the streams that clients of --eventstore-listen may write to (default: they only read)")
 	flags.BoolVar(&noNode, "no-node", false, "control plane only: run no containers on this machine")
 	flags.IntVar(&config.SimNodes, "sim-nodes", 0, "number of simulated nodes")
 	flags.StringVar(&podCIDR, "pod-cidr", "10.244.0.0/16", "range of the pods' addresses")

@@ -26,6 +26,7 @@ const (
 	opAppend operation = iota
 	opDelete
 	opTombstone
+	opImport
 )
 
 // request is one writer's wish.
@@ -34,6 +35,7 @@ type request struct {
 	stream   string
 	expected eventstore.Expected
 	events   []proposal
+	places   []imported // of an import: where the events stand
 	bytes    int
 
 	taken  atomic.Bool // by the committer, or by the writer who gave up
@@ -151,19 +153,21 @@ func (l *Log) commit(requests []*request) {
 			}
 			return
 		}
-		r.result = result
-		if err != nil || durable {
+		r.result, r.err = result, err
+		// A refusal tells of the stream's end, which this batch may have moved: it waits for the disk as well.
+		if durable || err != nil && g.head == l.tail.current() {
 			r.finish(err)
 			continue
 		}
 		accepted = append(accepted, r)
 	}
-	if len(g.events) == 0 {
+	if g.head == l.tail.current() {
 		for _, r := range accepted {
-			r.finish(nil)
+			r.finish(r.err)
 		}
 		return
 	}
+	l.streams.pin(g.before)
 	if err := l.apply(g.batch, pebble.Sync); err != nil {
 		for _, r := range accepted {
 			r.finish(err)
@@ -174,11 +178,12 @@ func (l *Log) commit(requests []*request) {
 		l.log.Warn("marking the head failed; damage at the end of the write-ahead log may go unnoticed", "error", err)
 	}
 	l.recent.add(g.events, g.ids)
-	l.nextStream, l.lastTicks, l.lastSample = g.nextStream, g.ticks, g.lastSample
+	l.nextStream, l.lastTicks, l.unsampled = g.nextStream, g.ticks, g.unsampled
+	l.digest, l.importedTo = g.digest, g.importedTo
 	var wake chan struct{}
-	l.streams.committed(g, func() { wake = l.tail.push(g.events) })
+	l.streams.committed(g, func() { wake = l.tail.push(g.events, g.head) })
 	for _, r := range accepted {
-		r.finish(nil)
+		r.finish(r.err)
 	}
 	if wake != nil {
 		l.wakeSoon(wake)

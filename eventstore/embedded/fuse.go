@@ -95,6 +95,9 @@ func (f *fuse) open(name string, open func() (vfs.File, error)) (vfs.File, error
 	if err := f.refusal(); err != nil {
 		return nil, err
 	}
+	if err := f.beforeMarker(name); err != nil {
+		return nil, err
+	}
 	file, err := open()
 	if err != nil {
 		return nil, err
@@ -125,7 +128,28 @@ func (f *fuse) MkdirAll(dir string, perm os.FileMode) error {
 	return f.change(func() error { return f.FS.MkdirAll(dir, perm) })
 }
 
-func (f *fuse) Remove(name string) error { return f.change(func() error { return f.FS.Remove(name) }) }
+func (f *fuse) Remove(name string) error {
+	return f.change(func() error {
+		if err := f.beforeMarker(name); err != nil {
+			return err
+		}
+		return f.FS.Remove(name)
+	})
+}
+
+// beforeMarker syncs the directory of a marker, the file whose name says which manifest counts, ahead of a change of it. Pebble
+// syncs once, after it has created the manifest, created the new marker and removed the old one. A file system may keep
+// these in any order until then, and a power failure would leave a marker without its manifest, or none.
+func (f *fuse) beforeMarker(name string) error {
+	if !strings.HasPrefix(f.PathBase(name), "marker.") {
+		return nil
+	}
+	if err := syncDir(f.FS, f.PathDir(name)); err != nil {
+		f.blow(err)
+		return f.refusal()
+	}
+	return nil
+}
 
 func (f *fuse) RemoveAll(name string) error {
 	return f.change(func() error { return f.FS.RemoveAll(name) })

@@ -33,8 +33,9 @@ func (l *Log) newScan(filter eventstore.Filter) *scan {
 	return &scan{l: l, filter: filter, now: l.opts.Now(), types: make(map[string]string)}
 }
 
-// record turns an event's value into an event; ok is false when the filter refuses it or it has expired.
-func (s *scan) record(value []byte, position eventstore.Position) (event eventstore.Recorded, ok bool, err error) {
+// record turns an event's value into an event; ok is false when the filter refuses it or it has expired: by now, or as of the
+// given state of its stream.
+func (s *scan) record(value []byte, position eventstore.Position, as *stream) (event eventstore.Recorded, ok bool, err error) {
 	e, err := openEnvelope(value, position)
 	if err != nil {
 		return event, false, err
@@ -56,10 +57,15 @@ func (s *scan) record(value []byte, position eventstore.Position) (event eventst
 	if !s.filter.Admits(s.name, typ) {
 		return event, false, nil
 	}
-	if visible, err := s.l.visible(e.stream, s.name, e.revision, e.ticks, s.now); err != nil || !visible {
+	if as != nil {
+		ok = as.visible(e.revision, e.ticks, s.now)
+	} else if ok, err = s.l.visible(e.stream, s.name, e.revision, e.ticks, s.now); err != nil {
 		return event, false, err
 	}
-	return recorded(value, &e, s.name, typ, position), true, nil
+	if !ok {
+		return event, false, nil
+	}
+	return e.recorded(s.name, typ, position), true, nil
 }
 
 // visible says whether an event has not expired by now.
@@ -70,22 +76,6 @@ func (l *Log) visible(id uint64, name string, revision, ticks uint64, now time.T
 	}
 	st, err := l.streams.stateOf(database{l.db}, id, isMeta)
 	return err == nil && st.visible(revision, ticks, now), err
-}
-
-// recorded makes an event that does not depend on value.
-func recorded(value []byte, e *envelope, stream, typ string, position eventstore.Position) eventstore.Recorded {
-	payload := append([]byte(nil), value[e.metadataAt:]...)
-	split := e.dataAt - e.metadataAt
-	contentType := jsonContent
-	if len(e.contentType) > 0 {
-		contentType = string(e.contentType)
-	}
-	return eventstore.Recorded{
-		Proposed: eventstore.Proposed{
-			ID: e.id, Type: typ, ContentType: contentType, Metadata: payload[:split:split], Data: payload[split:],
-		},
-		Stream: stream, Revision: e.revision, Position: position, Created: timeOf(e.ticks),
-	}
 }
 
 // chunk is what one go brought.
@@ -123,7 +113,7 @@ func (s *scan) all(from eventstore.Position, direction eventstore.Direction, hea
 		if err != nil {
 			return c, readError(err)
 		}
-		event, admitted, err := s.record(value, eventstore.Position(numberIn(it.Key(), 0)))
+		event, admitted, err := s.record(value, eventstore.Position(numberIn(it.Key(), 0)), nil)
 		if err != nil {
 			return c, err
 		}

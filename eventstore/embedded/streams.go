@@ -66,7 +66,9 @@ type streams struct {
 	states  *simplelru.LRU[uint64, stream]
 	// limited are the streams that have a retention record: all others can be read without a look at their state.
 	limited map[uint64]struct{}
-	head    func() eventstore.Position
+	// pinned are the streams that a batch changes which is in the database and not durable yet, as they were before it.
+	pinned map[uint64]stream
+	head   func() eventstore.Position
 }
 
 func newStreams(size int, head func() eventstore.Position) (*streams, error) {
@@ -88,8 +90,8 @@ type reader interface {
 	iter(lower, upper []byte) (*pebble.Iterator, error)
 }
 
-// database reads what is in Pebble.
-type database struct{ db *pebble.DB }
+// database reads what is in Pebble, or in a snapshot of it.
+type database struct{ db pebble.Reader }
 
 func (d database) get(key []byte) ([]byte, bool, error) {
 	value, closer, err := d.db.Get(key)
@@ -172,26 +174,55 @@ func (s *streams) isLimited(id uint64) bool {
 
 // stateOf returns a stream as of the head. isMeta says that it is a metadata stream, of which only the last event is kept.
 func (s *streams) stateOf(db reader, id uint64, isMeta bool) (stream, error) {
-	if id == 0 {
-		return stream{last: -1}, nil
+	st, _, err := s.stateAt(db, id, isMeta)
+	return st, err
+}
+
+// loadTries is how often a stream is loaded beside the committer before it has to wait for the load.
+const loadTries = 4
+
+// stateAt returns a stream as of the head, and that head.
+func (s *streams) stateAt(db reader, id uint64, isMeta bool) (stream, eventstore.Position, error) {
+	for try := 0; ; try++ {
+		s.mu.Lock()
+		version, head := s.version, s.head()
+		st, known := s.pinned[id]
+		if !known {
+			st, known = s.states.Get(id)
+		}
+		if id == 0 {
+			st, known = stream{last: -1}, true
+		}
+		if known {
+			s.mu.Unlock()
+			return st, head, nil
+		}
+		// What a batch changes in the database meanwhile is either durable only later or newer than this head.
+		if try < loadTries {
+			s.mu.Unlock()
+		}
+		st, err := loadStream(db, id, isMeta, head)
+		if try < loadTries {
+			s.mu.Lock()
+		}
+		moved := s.version != version
+		if err == nil && !moved {
+			s.states.Add(id, st)
+		}
+		s.mu.Unlock()
+		if err != nil || !moved {
+			return st, head, err
+		}
 	}
+}
+
+// pin keeps streams as they are while a batch that changes them is in the database without being durable. Should it never
+// become so, they stay like that: the log takes no more writes then.
+func (s *streams) pin(before map[uint64]stream) {
 	s.mu.Lock()
-	st, ok := s.states.Get(id)
-	version, head := s.version, s.head()
-	s.mu.Unlock()
-	if ok {
-		return st, nil
-	}
-	st, err := loadStream(db, id, isMeta, head)
-	if err != nil {
-		return stream{}, err
-	}
-	s.mu.Lock()
-	if s.version == version {
-		s.states.Add(id, st)
-	}
-	s.mu.Unlock()
-	return st, nil
+	defer s.mu.Unlock()
+	s.version++
+	s.pinned = before
 }
 
 // committed takes over what a durable batch changed, and moves the head in the same moment: whoever sees an event finds
@@ -201,6 +232,7 @@ func (s *streams) committed(g *group, moveHead func()) {
 	defer s.mu.Unlock()
 	moveHead()
 	s.version++
+	s.pinned = nil
 	for name, id := range g.newIDs {
 		s.ids.Add(name, id)
 		s.names.Add(id, name)
@@ -239,7 +271,7 @@ func loadStream(db reader, id uint64, isMeta bool, head eventstore.Position) (st
 		}
 		if eventstore.Position(position) <= head { // above it: in memory, but not durable yet
 			st.last, st.lastPos = int64(numberIn(it.Key(), 1)), eventstore.Position(position)
-			return st, nil
+			break
 		}
 	}
 	if err := it.Error(); err != nil {
@@ -253,7 +285,9 @@ func loadStream(db reader, id uint64, isMeta bool, head eventstore.Position) (st
 	if !readVarints(value, &last, &position) || last > math.MaxInt64 {
 		return st, fmt.Errorf("%w: the last revision of stream %d does not parse; restore the directory from a backup", eventstore.ErrCorrupt, id)
 	}
-	st.last, st.lastPos = int64(last), eventstore.Position(position)
+	if int64(last) > st.last && eventstore.Position(position) <= head {
+		st.last, st.lastPos = int64(last), eventstore.Position(position)
+	}
 	return st, nil
 }
 

@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/shiplog/shiplog/eventstore"
@@ -194,13 +195,19 @@ func (s *subscription) fromDisk(head eventstore.Position) (eventstore.Batch, err
 }
 
 func (s *subscription) streamFromDisk(head eventstore.Position) (eventstore.Batch, error) {
-	st, err := s.l.lookup(s.opts.Stream)
-	if err != nil {
-		return eventstore.Batch{}, err
-	}
-	var c chunk
-	if c.done = true; st.id != 0 {
-		if c, err = s.scan.stream(st, s.opts.Stream, s.revision, eventstore.Forwards, head, chunkEvents); err != nil {
+	c := chunk{done: true}
+	for {
+		st, err := s.l.lookup(s.opts.Stream)
+		if err != nil {
+			return eventstore.Batch{}, err
+		}
+		if st.id == 0 {
+			break
+		}
+		if c, err = s.scan.stream(&st, s.opts.Stream, s.revision, eventstore.Forwards, head, chunkEvents); err == nil {
+			break
+		}
+		if !errors.Is(err, errOvertaken) {
 			return eventstore.Batch{}, err
 		}
 	}

@@ -12,9 +12,14 @@ import (
 	"github.com/shiplog/shiplog/eventstore"
 )
 
-// pageEvents is how many events one call reads. Each page is read whole before its events are yielded, so that a slow reader
-// holds no call open and a broken call is repeated without anybody noticing.
-const pageEvents = 256
+// A page is what one call reads. Each is read whole before its events are yielded, so that a slow reader holds no call open and
+// a broken call is repeated without anybody noticing. Pages grow while a reader goes on, up to a number of events, and end early
+// when they have so many bytes.
+const (
+	firstPage = 256
+	lastPage  = 4096
+	pageBytes = 4 << 20
+)
 
 func (l *Log) recorded(e *esdb.RecordedEvent) eventstore.Recorded {
 	l.boundaries.add(eventstore.Position(e.Position.Commit))
@@ -33,25 +38,46 @@ func direction(d eventstore.Direction) esdb.Direction {
 	return esdb.Forwards
 }
 
-// page makes one call and reads all that it brings.
-func (l *Log) page(ctx context.Context, open func(context.Context, *esdb.Client) (*esdb.ReadStream, error)) ([]eventstore.Recorded, error) {
-	return do(ctx, l, func(ctx context.Context, c *esdb.Client) ([]eventstore.Recorded, error) {
+// page is what a call brought. more says that it was not read to its end.
+type page struct {
+	events []eventstore.Recorded
+	more   bool
+}
+
+// page makes one call for up to want events. What has come when the connection breaks is a page too, if it is more than the one
+// event that a page may share with the one before it.
+func (l *Log) page(ctx context.Context, want uint64, open func(context.Context, *connection) (*esdb.ReadStream, error)) (page, error) {
+	best := 0 // of all attempts: getting as far as before is no progress
+	return do(ctx, l, func(ctx context.Context, c *connection, heard func()) (page, error) {
 		stream, err := open(ctx, c)
 		if err != nil {
-			return nil, err
+			return page{}, err
 		}
 		defer stream.Close()
-		var events []eventstore.Recorded
-		for {
+		var p page
+		for size := 0; ; {
 			e, err := stream.Recv()
-			if errors.Is(err, io.EOF) {
-				return events, ctx.Err()
-			}
-			if err != nil {
-				return nil, err
+			switch {
+			case errors.Is(err, io.EOF):
+				p.more = uint64(len(p.events)) >= want
+				return p, ctx.Err()
+			case err != nil && len(p.events) > 1 && ctx.Err() == nil && errors.Is(kindOf(err), eventstore.ErrUnavailable):
+				p.more = true
+				return p, nil
+			case err != nil:
+				return page{}, err
 			}
 			if original := e.OriginalEvent(); original != nil {
-				events = append(events, l.recorded(original))
+				p.events = append(p.events, l.recorded(original))
+				size += len(original.Data) + len(original.UserMetadata)
+			}
+			if len(p.events) > best {
+				best = len(p.events)
+				heard()
+			}
+			if size >= pageBytes && len(p.events) > 1 {
+				p.more = true
+				return p, nil
 			}
 		}
 	})
@@ -67,29 +93,31 @@ func (l *Log) ReadStream(ctx context.Context, stream string, opts eventstore.Rea
 		if opts.FromEnd {
 			from = esdb.End{}
 		}
-		left := opts.Limit
-		for {
-			want := uint64(pageEvents)
-			if opts.Limit > 0 {
-				want = uint64(min(left, pageEvents))
+		left := uint64(opts.Limit) // 0: no limit
+		for want := uint64(firstPage); ; want = min(4*want, lastPage) {
+			if left > 0 {
+				want = min(want, left)
 			}
-			events, err := l.page(ctx, func(ctx context.Context, c *esdb.Client) (*esdb.ReadStream, error) {
-				return c.ReadStream(ctx, stream, esdb.ReadStreamOptions{Direction: direction(opts.Direction), From: from, Deadline: &l.opts.Timeout}, want)
+			p, err := l.page(ctx, want, func(ctx context.Context, c *connection) (*esdb.ReadStream, error) {
+				return c.ReadStream(ctx, stream, esdb.ReadStreamOptions{Direction: direction(opts.Direction), From: from}, want)
 			})
 			if err != nil {
 				yield(eventstore.Recorded{}, fmt.Errorf("reading stream %s: %w", stream, err))
 				return
 			}
-			for _, e := range events {
+			for _, e := range p.events {
 				if !yieldUnlessDone(ctx, yield, e) {
 					return
 				}
 			}
-			left -= len(events)
-			if uint64(len(events)) < want || opts.Limit > 0 && left <= 0 {
+			n := uint64(len(p.events))
+			if !p.more || n == 0 || left > 0 && n >= left {
 				return
 			}
-			last := events[len(events)-1].Revision
+			if left > 0 {
+				left -= n
+			}
+			last := p.events[n-1].Revision
 			if opts.Direction == eventstore.Forwards {
 				from = esdb.Revision(last + 1)
 			} else if last == 0 {
@@ -146,13 +174,13 @@ func (r *allReader) run(ctx context.Context) error {
 	default:
 		// Backwards the protocol leaves out the event at the position itself, so it is read on its own.
 		at := esdb.Position{Commit: uint64(r.opts.From), Prepare: uint64(r.opts.From)}
-		events, err := r.page(ctx, eventstore.Forwards, at, 1)
+		p, err := r.page(ctx, eventstore.Forwards, at, 1)
 		if err != nil {
 			return err
 		}
-		if from = at; len(events) == 0 {
+		if len(p.events) == 0 {
 			from = esdb.End{}
-		} else if from = positionOf(events[0]); events[0].Position == r.opts.From && !r.take(ctx, events[0]) {
+		} else if from = positionOf(p.events[0]); p.events[0].Position == r.opts.From && !r.take(ctx, p.events[0]) {
 			return nil
 		}
 	}
@@ -163,35 +191,40 @@ func positionOf(e eventstore.Recorded) esdb.Position {
 	return esdb.Position{Commit: uint64(e.Position), Prepare: uint64(e.Position)}
 }
 
-func (r *allReader) page(ctx context.Context, d eventstore.Direction, from esdb.AllPosition, count uint64) ([]eventstore.Recorded, error) {
-	return r.l.page(ctx, func(ctx context.Context, c *esdb.Client) (*esdb.ReadStream, error) {
-		return c.ReadAll(ctx, esdb.ReadAllOptions{Direction: direction(d), From: from, Deadline: &r.l.opts.Timeout}, count)
+func (r *allReader) page(ctx context.Context, d eventstore.Direction, from esdb.AllPosition, count uint64) (page, error) {
+	return r.l.page(ctx, count, func(ctx context.Context, c *connection) (*esdb.ReadStream, error) {
+		return c.ReadAll(ctx, esdb.ReadAllOptions{Direction: direction(d), From: from}, count)
 	})
 }
 
 func (r *allReader) pages(ctx context.Context, from esdb.AllPosition) error {
+	want := uint64(firstPage)
+	if r.left > 0 {
+		want = min(want, uint64(r.left)+1) // forwards a page may begin with an event that is not wanted
+	}
 	var last *eventstore.Recorded
-	for {
-		events, err := r.page(ctx, r.opts.Direction, from, pageEvents)
+	for ; ; want = min(4*want, lastPage) {
+		p, err := r.page(ctx, r.opts.Direction, from, want)
 		if err != nil {
 			return err
 		}
-		for _, e := range events {
+		for i := range p.events {
+			e := &p.events[i]
 			// Forwards the next page begins with the last event of this one.
 			if last != nil && (r.opts.Direction == eventstore.Forwards && e.Position <= last.Position ||
 				r.opts.Direction == eventstore.Backwards && e.Position >= last.Position) {
 				continue
 			}
+			last = e
 			beyond := r.opts.Direction == eventstore.Forwards && e.Position < r.opts.From ||
 				r.opts.Direction == eventstore.Backwards && !r.opts.FromEnd && e.Position >= r.opts.From
-			if !beyond && !r.take(ctx, e) {
+			if !beyond && !r.take(ctx, *e) {
 				return nil
 			}
 		}
-		if len(events) < pageEvents {
+		if !p.more || last == nil {
 			return nil
 		}
-		last = &events[len(events)-1]
 		from = positionOf(*last)
 	}
 }
@@ -210,14 +243,14 @@ func (r *allReader) take(ctx context.Context, e eventstore.Recorded) bool {
 
 // Head is the position of the last committed event.
 func (l *Log) Head(ctx context.Context) (eventstore.Position, error) {
-	events, err := l.page(ctx, func(ctx context.Context, c *esdb.Client) (*esdb.ReadStream, error) {
-		return c.ReadAll(ctx, esdb.ReadAllOptions{Direction: esdb.Backwards, From: esdb.End{}, Deadline: &l.opts.Timeout}, 1)
+	p, err := l.page(ctx, 1, func(ctx context.Context, c *connection) (*esdb.ReadStream, error) {
+		return c.ReadAll(ctx, esdb.ReadAllOptions{Direction: esdb.Backwards, From: esdb.End{}}, 1)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("reading the head: %w", err)
 	}
-	if len(events) == 0 {
+	if len(p.events) == 0 {
 		return 0, nil
 	}
-	return events[0].Position, nil
+	return p.events[0].Position, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/esdb"
@@ -22,6 +23,16 @@ type subscription struct {
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
 	messages chan message
+
+	mu      sync.Mutex
+	at      place
+	current *link
+}
+
+// place is how far a subscription has come: what to resume it from.
+type place struct {
+	after    eventstore.Position
+	revision *uint64 // of a subscription to one stream
 }
 
 // message is what the pump hands to Next.
@@ -31,14 +42,18 @@ type message struct {
 	caughtUp   bool
 }
 
-// Subscribe follows the log, or one stream.
+// Subscribe follows the log, or one stream. When the connection breaks the subscription goes on by itself, on whichever server
+// is found, with the first event that it has not delivered. Next returns ErrDropped only when the subscription was closed, its
+// stream is deleted for good, or the server refuses it.
 func (l *Log) Subscribe(ctx context.Context, opts eventstore.Subscribe) (eventstore.Subscription, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	s := &subscription{l: l, opts: opts, messages: make(chan message, bufferedEvents)}
+	s := &subscription{
+		l: l, opts: opts, messages: make(chan message, bufferedEvents), at: place{after: opts.After, revision: opts.AfterRevision},
+	}
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
-	first, err := s.connect(opts.After, opts.AfterRevision)
+	first, err := s.connect()
 	if err != nil && !errors.Is(err, eventstore.ErrUnavailable) {
 		s.cancel(err)
 		return nil, fmt.Errorf("subscribing: %w", err)
@@ -53,37 +68,71 @@ func (s *subscription) Close() error {
 	return nil
 }
 
-// connect opens the server's subscription.
-func (s *subscription) connect(after eventstore.Position, afterRevision *uint64) (*esdb.Subscription, error) {
-	ctx, cancel := s.l.within(s.ctx) // bounds the connecting only
-	defer cancel()
-	sub, err := once(ctx, s.l, func(_ context.Context, c *esdb.Client) (*esdb.Subscription, error) {
-		sub, err := s.open(c, after, afterRevision)
-		if err == nil && ctx.Err() != nil { // nobody waits for it any more
-			_ = sub.Close()
-			return nil, ctx.Err()
-		}
-		return sub, err
-	})
-	if errors.Is(err, context.DeadlineExceeded) && s.ctx.Err() == nil {
-		err = fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
-	}
-	return sub, err
+// link is one of the server's subscriptions.
+type link struct {
+	*esdb.Subscription
+	end func()
 }
 
-func (s *subscription) open(c *esdb.Client, after eventstore.Position, afterRevision *uint64) (*esdb.Subscription, error) {
-	if s.opts.Stream != "" {
-		var from esdb.StreamPosition = esdb.Start{}
-		if afterRevision != nil {
-			from = esdb.Revision(*afterRevision)
+// connect opens a subscription of the server's after what has been delivered.
+func (s *subscription) connect() (*link, error) {
+	pool := s.l.subscribers
+	waiting := newPatience(s.ctx, s.l.opts.Timeout) // for the connecting only
+	defer waiting.stop()
+	k, err := once(waiting, s.l, pool, func(connecting context.Context, c *connection, _ func()) (*link, error) {
+		lasting, cancel := context.WithCancel(pool.outgoing(s.ctx))
+		context.AfterFunc(c.life, cancel)
+		abandoned := context.AfterFunc(connecting, cancel)
+		sub, err := s.open(lasting, c)
+		if !abandoned() && err == nil {
+			err = connecting.Err() // nobody waits for it any more
 		}
-		return c.SubscribeToStream(s.ctx, s.opts.Stream, esdb.SubscribeToStreamOptions{From: from})
+		if err != nil {
+			cancel()
+			return nil, err
+		}
+		c.hold()
+		k := &link{Subscription: sub, end: sync.OnceFunc(func() { cancel(); c.giveBack() })}
+		s.take(k)
+		return k, nil
+	})
+	if errors.Is(err, errSilent) {
+		err = fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
 	}
-	var from esdb.AllPosition = esdb.Start{}
-	if after > 0 {
-		from = esdb.Position{Commit: uint64(after), Prepare: uint64(after)}
+	return k, err
+}
+
+// take makes a link the one in use, and ends the one before, if there is one: at most one is open.
+func (s *subscription) take(k *link) {
+	s.mu.Lock()
+	before := s.current
+	s.current = k
+	s.mu.Unlock()
+	if before != nil {
+		before.end()
 	}
-	return c.SubscribeToAll(s.ctx, esdb.SubscribeToAllOptions{From: from, Filter: serverFilter(s.opts.Filter)})
+}
+
+func (s *subscription) place() place {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.at
+}
+
+func (s *subscription) open(ctx context.Context, c *connection) (*esdb.Subscription, error) {
+	from := s.place()
+	if s.opts.Stream != "" {
+		var start esdb.StreamPosition = esdb.Start{}
+		if from.revision != nil {
+			start = esdb.Revision(*from.revision)
+		}
+		return c.SubscribeToStream(ctx, s.opts.Stream, esdb.SubscribeToStreamOptions{From: start})
+	}
+	var start esdb.AllPosition = esdb.Start{}
+	if from.after > 0 {
+		start = esdb.Position{Commit: uint64(from.after), Prepare: uint64(from.after)}
+	}
+	return c.SubscribeToAll(ctx, esdb.SubscribeToAllOptions{From: start, Filter: serverFilter(s.opts.Filter)})
 }
 
 // serverFilter is as much of a filter as the server can apply, which is one list of prefixes. Without any, nothing is left to
@@ -100,65 +149,49 @@ func serverFilter(f eventstore.Filter) *esdb.SubscriptionFilter {
 }
 
 // pump receives from the server until the subscription is over.
-func (s *subscription) pump(current *esdb.Subscription) {
+func (s *subscription) pump(current *link) {
+	defer s.take(nil)
 	defer s.cancel(eventstore.ErrClosed)
-	after, revision := s.opts.After, s.opts.AfterRevision
-	backoff := firstBackoff
-	for {
+	for backoff := firstBackoff; ; backoff = min(2*backoff, lastBackoff) {
 		if current != nil {
-			if s.receive(current, &after, &revision) {
+			if s.receive(current) {
 				backoff = firstBackoff
 			}
-			_ = current.Close() // it only cancels a context
+			current.end()
 		}
 		select {
 		case <-time.After(backoff):
-			backoff = min(2*backoff, 2*time.Second)
 		case <-s.ctx.Done():
 			return
 		case <-s.l.closing:
 			return
 		}
-		next, err := s.connect(after, revision)
+		next, err := s.connect()
 		if err != nil && !errors.Is(err, eventstore.ErrUnavailable) {
 			s.cancel(err)
 			return
 		}
 		if current = next; current != nil {
-			s.l.log.Info("subscribed to the event store again", "stream", s.opts.Stream, "after", after)
+			s.l.log.Info("subscribed to the event store again", "stream", s.opts.Stream, "after", s.place().after)
 		}
 	}
 }
 
 // receive passes on what a server's subscription delivers, until it drops. It says whether there was anything.
-func (s *subscription) receive(sub *esdb.Subscription, after *eventstore.Position, revision **uint64) (any bool) {
+func (s *subscription) receive(k *link) (any bool) {
+	over := make(chan struct{})
+	defer close(over)
+	go s.watch(k, over)
 	for {
-		got := sub.Recv()
-		var m message
-		switch {
-		case got.SubscriptionDropped != nil:
-			if err := got.SubscriptionDropped.Error; err != nil && strings.Contains(err.Error(), "is deleted") {
+		got := k.Recv()
+		if dropped := got.SubscriptionDropped; dropped != nil {
+			if dropped.Error != nil && strings.Contains(dropped.Error.Error(), "is deleted") {
 				s.cancel(eventstore.ErrStreamDeleted)
 			}
 			return any
-		case got.CheckPointReached != nil:
-			*after = max(*after, eventstore.Position(got.CheckPointReached.Commit))
-			m.checkpoint = *after
-		case got.CaughtUp != nil:
-			m.checkpoint, m.caughtUp = *after, true
-		case got.EventAppeared != nil && got.EventAppeared.OriginalEvent() != nil:
-			e := s.l.recorded(got.EventAppeared.OriginalEvent())
-			if s.opts.Stream == "" && e.Position <= *after {
-				continue
-			}
-			*after = max(*after, e.Position)
-			if s.opts.Stream != "" {
-				*revision = &e.Revision
-			}
-			if m.checkpoint = *after; s.admits(&e) {
-				m.event = &e
-			}
-		default:
+		}
+		m, ok := s.accept(got)
+		if !ok {
 			continue
 		}
 		any = true
@@ -172,6 +205,34 @@ func (s *subscription) receive(sub *esdb.Subscription, after *eventstore.Positio
 	}
 }
 
+// accept makes of what the server says what the receiver is to learn, and moves on. Events that were delivered before are left out.
+func (s *subscription) accept(got *esdb.SubscriptionEvent) (m message, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case got.CheckPointReached != nil:
+		s.at.after = max(s.at.after, eventstore.Position(got.CheckPointReached.Commit))
+	case got.CaughtUp != nil:
+		m.caughtUp = true
+	case got.EventAppeared != nil && got.EventAppeared.OriginalEvent() != nil:
+		e := s.l.recorded(got.EventAppeared.OriginalEvent())
+		if s.opts.Stream == "" && e.Position <= s.at.after || s.opts.Stream != "" && s.at.revision != nil && e.Revision <= *s.at.revision {
+			return m, false
+		}
+		s.at.after = max(s.at.after, e.Position)
+		if s.opts.Stream != "" {
+			s.at.revision = &e.Revision
+		}
+		if s.admits(&e) {
+			m.event = &e
+		}
+	default:
+		return m, false
+	}
+	m.checkpoint = s.at.after
+	return m, true
+}
+
 func (s *subscription) admits(e *eventstore.Recorded) bool {
 	if s.opts.Stream != "" {
 		f := s.opts.Filter
@@ -179,6 +240,37 @@ func (s *subscription) admits(e *eventstore.Recorded) bool {
 		return f.Admits(e.Stream, e.Type)
 	}
 	return s.opts.Filter.Admits(e.Stream, e.Type)
+}
+
+// watch ends a link over which events do not come although there are some: its server leads no more and does not know it, or
+// something on the way keeps the connection open without passing anything on. Where the server filters, nobody can tell.
+func (s *subscription) watch(k *link, over <-chan struct{}) {
+	if s.opts.Stream != "" || serverFilter(s.opts.Filter) != nil {
+		return
+	}
+	ticker := time.NewTicker(2 * s.l.opts.Timeout)
+	defer ticker.Stop()
+	var last, there eventstore.Position // where the subscription and the log were at the last look
+	for {
+		select {
+		case <-ticker.C:
+		case <-over:
+			return
+		}
+		at := s.place().after
+		switch {
+		case at != last || len(s.messages) > 0: // it moves, or its receiver takes its time
+			last, there = at, 0
+		case there > at:
+			s.l.log.Warn("the event store has events that a subscription does not bring: subscribing again", "after", at, "head", there)
+			k.end()
+			return
+		default:
+			if head, err := s.l.Head(s.ctx); err == nil {
+				there = head
+			}
+		}
+	}
 }
 
 // Next blocks for the next batch: what has been received so far.

@@ -8,8 +8,10 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/esdb"
+	"github.com/google/uuid"
 
 	"github.com/shiplog/shiplog/eventstore"
 )
@@ -30,7 +32,9 @@ func expectation(e eventstore.Expected) (esdb.ExpectedRevision, error) {
 }
 
 // Append adds events to the end of a stream. While the server does not answer it is repeated with the same ids, which the
-// server recognizes.
+// server recognizes: always with an exact revision or NoStream, as long as the events are there; with Any and StreamExists while
+// it remembers the ids or they stand at the stream's end. An append that ends with ErrUnavailable or with the context has an
+// open outcome: make it again with the same ids.
 func (l *Log) Append(ctx context.Context, stream string, expected eventstore.Expected, events ...eventstore.Proposed) (eventstore.Appended, error) {
 	fail := func(err error) (eventstore.Appended, error) {
 		return eventstore.Appended{}, fmt.Errorf("appending to %s: %w", stream, err)
@@ -48,9 +52,9 @@ func (l *Log) Append(ctx context.Context, stream string, expected eventstore.Exp
 		if e.ContentType != "" && e.ContentType != "application/json" {
 			contentType = esdb.ContentTypeBinary
 		}
-		data[i] = esdb.EventData{EventID: withID(e).ID, EventType: e.Type, ContentType: contentType, Data: e.Data, Metadata: e.Metadata}
+		data[i] = esdb.EventData{EventID: idOf(e), EventType: e.Type, ContentType: contentType, Data: e.Data, Metadata: e.Metadata}
 	}
-	result, err := do(ctx, l, func(ctx context.Context, c *esdb.Client) (*esdb.WriteResult, error) {
+	result, err := do(ctx, l, func(ctx context.Context, c *connection, _ func()) (*esdb.WriteResult, error) {
 		return c.AppendToStream(ctx, stream, esdb.AppendToStreamOptions{ExpectedRevision: want, Deadline: &l.opts.Timeout}, data...)
 	})
 	if err != nil {
@@ -117,34 +121,57 @@ func (l *Log) Metadata(ctx context.Context, stream string) (eventstore.Metadata,
 
 // Delete soft-deletes a stream.
 func (l *Log) Delete(ctx context.Context, stream string, expected eventstore.Expected) error {
-	return l.remove(ctx, stream, expected, func(ctx context.Context, c *esdb.Client, want esdb.ExpectedRevision) error {
+	repeated, err := l.remove(ctx, stream, expected, func(ctx context.Context, c *connection, want esdb.ExpectedRevision) error {
 		_, err := c.DeleteStream(ctx, stream, esdb.DeleteStreamOptions{ExpectedRevision: want, Deadline: &l.opts.Timeout})
 		return err
 	})
+	var conflict *eventstore.WrongExpectedRevisionError
+	if repeated && expected == eventstore.StreamExists && errors.As(err, &conflict) && conflict.Actual == eventstore.NoStream {
+		return nil // the first time, whose answer was lost
+	}
+	return err
 }
 
 // Tombstone deletes a stream for good.
 func (l *Log) Tombstone(ctx context.Context, stream string, expected eventstore.Expected) error {
-	return l.remove(ctx, stream, expected, func(ctx context.Context, c *esdb.Client, want esdb.ExpectedRevision) error {
+	repeated, err := l.remove(ctx, stream, expected, func(ctx context.Context, c *connection, want esdb.ExpectedRevision) error {
 		_, err := c.TombstoneStream(ctx, stream, esdb.TombstoneStreamOptions{ExpectedRevision: want, Deadline: &l.opts.Timeout})
 		return err
 	})
+	if repeated && errors.Is(err, eventstore.ErrStreamDeleted) {
+		return nil // the first time, whose answer was lost
+	}
+	return err
 }
 
+// remove says whether it was tried more than once.
 func (l *Log) remove(
 	ctx context.Context, stream string, expected eventstore.Expected,
-	remove func(context.Context, *esdb.Client, esdb.ExpectedRevision) error,
-) error {
+	remove func(context.Context, *connection, esdb.ExpectedRevision) error,
+) (repeated bool, err error) {
 	want, err := expectation(expected)
 	if err != nil {
-		return fmt.Errorf("deleting %s: %w", stream, err)
+		return false, fmt.Errorf("deleting %s: %w", stream, err)
 	}
-	_, err = do(ctx, l, func(ctx context.Context, c *esdb.Client) (struct{}, error) { return struct{}{}, remove(ctx, c, want) })
+	var tries atomic.Int32
+	_, err = do(ctx, l, func(ctx context.Context, c *connection, _ func()) (struct{}, error) {
+		tries.Add(1)
+		return struct{}{}, remove(ctx, c, want)
+	})
+	repeated = tries.Load() > 1
 	if err == nil {
-		return nil
+		return repeated, nil
 	}
 	if conflict := l.conflict(ctx, stream, expected, err); conflict != nil {
-		return conflict
+		return repeated, conflict
 	}
-	return fmt.Errorf("deleting %s: %w", stream, err)
+	return repeated, fmt.Errorf("deleting %s: %w", stream, err)
+}
+
+// idOf gives an event that has no id one, so that repeating the append repeats the id.
+func idOf(e eventstore.Proposed) uuid.UUID {
+	if e.ID == uuid.Nil {
+		return uuid.New()
+	}
+	return e.ID
 }

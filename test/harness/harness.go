@@ -3,20 +3,16 @@
 package harness
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -73,26 +69,30 @@ type Options struct {
 	Beside  *Cluster // in the network namespace of another
 	Env     []string
 	Command []string // instead of `up` with its flags; --data-dir is added
+	// EventStore keeps the log. Nil: the directory does, or an event store of the cluster's own, as EventStoreEnv says.
+	EventStore *EventStore
+	// Embedded keeps the log in the directory in either mode, with the reason: the test is about the embedded log's own files.
+	Embedded string
 }
 
 // Cluster is one running instance of the binary.
 type Cluster struct {
-	t      testing.TB
-	opts   Options
-	Dir    string
-	URL    string // the API's address, as the ready line gave it
-	netns  string
-	cmd    *exec.Cmd
-	exited chan struct{}
-	log    *logBuffer
+	t    testing.TB
+	opts Options
+	Dir  string
+	URL  string // the API's address, as the ready line gave it
+	// EventStore is the process that keeps the log, nil when the cluster does.
+	EventStore *EventStore
+	netns      string
+	*process
 }
 
 // Start starts `shiplog up` and waits for its ready line. The cluster is taken down when the test ends.
 func Start(t testing.TB, opts Options) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t, opts: opts, Dir: opts.Dir, log: &logBuffer{}}
+	c := &Cluster{t: t, opts: opts, Dir: opts.Dir, EventStore: opts.EventStore, process: newProcess(t, "cluster")}
 	if c.Dir == "" {
-		c.Dir = tempDir(t)
+		c.Dir = TempDir(t)
 	}
 	if opts.NetNS {
 		NeedRoot(t)
@@ -101,18 +101,16 @@ func Start(t testing.TB, opts Options) *Cluster {
 	if opts.Beside != nil {
 		c.netns = opts.Beside.netns
 	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the end of the cluster's log:\n%s", c.log.tail(8000))
-		}
-	})
+	if c.EventStore == nil && opts.Command == nil && opts.Embedded == "" && os.Getenv(EventStoreEnv) != "" {
+		c.EventStore = startEventStore(t, c.netns)
+	}
 	t.Cleanup(c.Destroy)
 	c.Launch()
 	return c
 }
 
-// tempDir is like t.TempDir with a short path (unix sockets have a limit) that other users can enter (Postgres is one).
-func tempDir(t testing.TB) string {
+// TempDir is like t.TempDir with a short path (unix sockets have a limit) that other users can enter (Postgres is one).
+func TempDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "shiplog-e2e-")
 	if err != nil {
@@ -159,10 +157,14 @@ const NodeIP = "192.0.2.10"
 // InNetNS wraps a command so that it runs in the cluster's network namespace. Only the network is entered: `ip netns exec`
 // would hide the cgroup mounts.
 func (c *Cluster) InNetNS(name string, args ...string) *exec.Cmd {
-	if c.netns == "" {
+	return inNetNS(c.netns, name, args...)
+}
+
+func inNetNS(netns, name string, args ...string) *exec.Cmd {
+	if netns == "" {
 		return exec.Command(name, args...)
 	}
-	return exec.Command("nsenter", append([]string{"--net=/run/netns/" + c.netns, name}, args...)...)
+	return exec.Command("nsenter", append([]string{"--net=/run/netns/" + netns, name}, args...)...)
 }
 
 // Launch starts the process (again) and waits until it is ready.
@@ -180,74 +182,25 @@ func (c *Cluster) TryLaunch() error {
 	if c.URL != "" { // a restarted cluster keeps its address, as kubeconfigs that are around expect
 		args = append([]string{"up", "--data-dir", c.Dir, "--listen", strings.TrimPrefix(c.URL, "https://"), "--graphql", "127.0.0.1:0"}, c.opts.Args...)
 	}
+	if c.EventStore != nil {
+		args = append(args, "--eventstore", c.EventStore.Address())
+	}
 	if c.opts.Command != nil {
 		args = append(slices.Clone(c.opts.Command), "--data-dir", c.Dir)
 	}
 	cmd := c.InNetNS(Binary(c.t), args...)
 	cmd.Env = append(os.Environ(), c.opts.Env...)
-	// A process group of its own, so that a signal meant for the cluster never reaches the test.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	cmd.Stderr = c.log
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	c.cmd, c.exited = cmd, make(chan struct{})
-	ready := make(chan string, 1)
-	go func() {
-		lines := bufio.NewScanner(io.TeeReader(stdout, c.log))
-		for lines.Scan() {
-			if url, ok := strings.CutPrefix(lines.Text(), "ready "); ok {
-				ready <- url
-			}
-		}
-		_ = cmd.Wait() // the exit code is asked of cmd.ProcessState
-		close(c.exited)
-	}()
-	select {
-	case url := <-ready:
+	url, err := c.process.launch(cmd)
+	if err == nil {
 		c.URL = url
-		return nil
-	case <-c.exited:
-		return fmt.Errorf("shiplog %s ended with code %d before it was ready:\n%s", strings.Join(args, " "), cmd.ProcessState.ExitCode(), c.log.tail(4000))
-	case <-time.After(readyWithin):
-		return fmt.Errorf("shiplog %s was not ready within %s:\n%s", strings.Join(args, " "), readyWithin, c.log.tail(4000))
 	}
-}
-
-// Pid of the running process.
-func (c *Cluster) Pid() int { return c.cmd.Process.Pid }
-
-// Kill ends the process as a power cut would: kill -9.
-func (c *Cluster) Kill() {
-	c.t.Helper()
-	if err := c.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		c.t.Fatalf("killing the cluster: %v", err)
-	}
-	<-c.exited
-}
-
-// Stop asks the process to end (SIGTERM) and returns its exit code.
-func (c *Cluster) Stop() int {
-	c.t.Helper()
-	_ = c.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
-	select {
-	case <-c.exited:
-	case <-time.After(stopWithin):
-		c.t.Errorf("the cluster did not stop within %s of SIGTERM; its log ends with:\n%s", stopWithin, c.log.tail(4000))
-		_ = c.cmd.Process.Kill()
-		<-c.exited
-	}
-	return c.cmd.ProcessState.ExitCode()
+	return err
 }
 
 // Destroy stops the process and everything that it runs on the node.
 func (c *Cluster) Destroy() {
 	c.t.Helper()
-	if c.cmd == nil {
+	if !c.process.launched() {
 		return
 	}
 	c.Stop()
@@ -255,9 +208,6 @@ func (c *Cluster) Destroy() {
 		c.t.Errorf("shiplog down: %v\n%s", err, out)
 	}
 }
-
-// Log is what the process has written so far.
-func (c *Cluster) Log() string { return c.log.String() }
 
 // Result of a command.
 type Result struct {
@@ -370,30 +320,4 @@ func Eventually(t testing.TB, within time.Duration, what string, condition func(
 		case <-tick.C:
 		}
 	}
-}
-
-// logBuffer keeps what a process writes; it is read while the process writes.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
-func (l *logBuffer) tail(n int) string {
-	s := l.String()
-	if len(s) > n {
-		return "..." + s[len(s)-n:]
-	}
-	return s
 }

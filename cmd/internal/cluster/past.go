@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -13,49 +12,11 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shiplog/shiplog/api"
-	"github.com/shiplog/shiplog/domain"
-	"github.com/shiplog/shiplog/eventstore"
-	"github.com/shiplog/shiplog/eventstore/embedded"
-	"github.com/shiplog/shiplog/eventstore/keystore"
-	"github.com/shiplog/shiplog/ops/datadir"
 	"github.com/shiplog/shiplog/ops/pki"
 	"github.com/shiplog/shiplog/projections/live"
 	"github.com/shiplog/shiplog/projections/logreplay"
+	"github.com/shiplog/shiplog/projections/snapshot"
 )
-
-// OpenLog opens the log of a stopped cluster for reading. Close releases the directory too.
-func OpenLog(path string, logger *slog.Logger) (eventstore.Log, func() error, error) {
-	if _, err := os.Stat(filepath.Join(path, logDir)); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, fmt.Errorf("the cluster of %s is not running and its log is not in there: start it, or read the event store that it uses", path)
-	}
-	dir, err := datadir.Open(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	log, err := embedded.Open(dir.Join(logDir), embedded.Options{ReadOnly: true, Logger: logger})
-	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("opening the log: %w", err), dir.Close())
-	}
-	return log, func() error { return errors.Join(log.Close(), dir.Close()) }, nil
-}
-
-// OpenKinds returns the kinds of a stopped cluster with the keys that open what is sealed. Without the key-encryption key, or without
-// keys, everything sealed reads as erased.
-func OpenKinds(path, kekFile string) (*domain.Set, func() error, error) {
-	all, err := sealedKinds(filepath.Join(path, keysDir))
-	if err != nil {
-		return nil, nil, err
-	}
-	kinds := domain.NewSet(all)
-	keys, err := keystore.Open(filepath.Join(path, keysDir), keystore.Options{KEKFile: kekFile, ReadOnly: true})
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, keystore.ErrNoKEK):
-		return kinds, func() error { return nil }, nil
-	case err != nil:
-		return nil, nil, err
-	}
-	return kinds.WithKeys(keys), keys.Close, nil
-}
 
 // Past is the API of a cluster that is not running, for reading only.
 type Past struct {
@@ -88,7 +49,8 @@ func OpenPast(ctx context.Context, path string) (_ *Past, err error) {
 			closeAll()
 		}
 	}()
-	view := live.New(log, kinds, live.Options{Logger: logger})
+	snapshots := snapshot.Dir{Path: filepath.Join(path, snapshotsDir), Log: log, Kinds: kinds, ReadOnly: true, Logger: logger}
+	view := live.New(log, kinds, live.Options{Logger: logger, Base: snapshots.Base})
 	group.Go(func() error { return view.Run(running) })
 	if err := view.WaitReady(ctx); err != nil {
 		return nil, fmt.Errorf("reading the log: %w", err)
