@@ -72,8 +72,8 @@ func EnvelopeOf(document []byte) (Envelope, bool) {
 	return Envelope{KeyID: textOf(lookup(raw, "key")), raw: raw}, true
 }
 
-// Seal returns a document with its payload, as Split took it out, as ciphertext. The key must be one that has sealed nothing before.
-// The payload is bound to the object's name and uid and to the key's id, so that it opens nowhere else; how long it is can be seen
+// Seal returns a document with its payload, as Split took it out, as ciphertext. Key and nonce must not
+// have sealed anything else together; in a log, where a key is destroyed with its payload, a key seals one payload. The payload is bound to the object's name and uid and to the key's id, so that it opens nowhere else; how long it is can be seen
 // from outside in steps only (see padded).
 func Seal(rest, payload []byte, ref Ref, key DataKey, nonce []byte) ([]byte, error) {
 	if len(nonce) != NonceSize {
@@ -217,6 +217,24 @@ func (k *Kind) Split(document []byte) (rest, payload []byte) {
 		}
 	}
 	return rest, payload
+}
+
+// MemberPath is the path of a member of a member and so on.
+func MemberPath(members ...string) Path {
+	p := make(Path, len(members))
+	for i, m := range members {
+		p[i] = pathStep{kind: '.', key: m}
+	}
+	return p
+}
+
+// Members are the steps of a path of members.
+func (p Path) Members() []string {
+	out := make([]string, len(p))
+	for i := range p {
+		out[i] = p[i].key
+	}
+	return out
 }
 
 // keys are the steps of a path of members, as canonical JSON writes them.

@@ -27,13 +27,13 @@ func erasedPath() []string { return []string{"metadata", "annotations", ErasedAn
 func sealed(members ...string) []Path {
 	var out []Path
 	for _, m := range members {
-		out = append(out, Path{{kind: '.', key: m}})
+		out = append(out, MemberPath(m))
 	}
 	return append(out, lastAppliedPath())
 }
 
 func lastAppliedPath() Path {
-	return Path{{kind: '.', key: "metadata"}, {kind: '.', key: "annotations"}, {kind: '.', key: lastApplied}}
+	return MemberPath("metadata", "annotations", lastApplied)
 }
 
 // SealFields returns kinds with further fields sealed, each named as "<kind>:<field>[,<field>...]": "configmaps:data",

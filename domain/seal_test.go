@@ -297,6 +297,33 @@ func TestSealRefusesWhatIsNoObject(t *testing.T) {
 	}
 }
 
+// TestDamagedEnvelopes: whatever stands in the place of an envelope, reading ends in an object with a marker or in an error.
+func TestDamagedEnvelopes(t *testing.T) {
+	k, ring := secrets(t), keyring{}
+	doc, ref := sealedSecret(t, ring, secret(map[string][]byte{"a": []byte("canary")}, nil), 1)
+	rapid.Check(t, func(t *rapid.T) {
+		damaged := bytes.Clone(doc)
+		for range rapid.IntRange(1, 3).Draw(t, "changes") {
+			i := rapid.IntRange(len(sealedPrefix), len(damaged)-1).Draw(t, "at")
+			if rapid.Bool().Draw(t, "cut") {
+				damaged = append(damaged[:i:i], damaged[min(len(damaged), i+rapid.IntRange(1, 400).Draw(t, "length")):]...)
+			} else {
+				damaged[i] = rapid.Byte().Draw(t, "byte")
+			}
+			if len(damaged) <= len(sealedPrefix) {
+				break
+			}
+		}
+		if bytes.Equal(damaged, doc) {
+			return
+		}
+		obj, err := DecodeOpen(k, ref, damaged, 7, ring)
+		if err == nil && !Erased(obj) && string(obj.(*corev1.Secret).Data["a"]) != "canary" {
+			t.Fatalf("read without a word: %s", damaged)
+		}
+	})
+}
+
 // TestNamesCannotShiftTheBinding: two different objects are never bound to the same bytes.
 func TestNamesCannotShiftTheBinding(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -37,6 +37,8 @@ type world struct {
 	states  map[string]domain.State
 	objects map[string]runtime.Object
 	events  []domain.Event
+	keys    ring                                                    // of what is sealed
+	seal    func(k *domain.Kind, ref domain.Ref, doc []byte) []byte // what the log holds; nil: the document
 	config  graphql.Config
 	server  *httptest.Server
 }
@@ -46,7 +48,8 @@ var begin = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 
 func newWorld(t *testing.T, change ...func(*graphql.Config)) *world {
 	t.Helper()
-	w := &world{t: t, kinds: domain.NewSet(domain.Kinds()), log: projectiontest.NewLog(), now: begin, states: map[string]domain.State{}, objects: map[string]runtime.Object{}}
+	keys := ring{}
+	w := &world{t: t, keys: keys, kinds: domain.NewSet(domain.Kinds()).WithKeys(keys), log: projectiontest.NewLog(), now: begin, states: map[string]domain.State{}, objects: map[string]runtime.Object{}}
 	w.log.Clock = func() time.Time { return w.now }
 	w.live = live.New(w.log, w.kinds, live.Options{})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -113,6 +116,9 @@ func (w *world) try(obj runtime.Object, b because) (domain.Event, error) {
 	ref, err := domain.ObjectRef(k, obj)
 	if err != nil {
 		return domain.Event{}, err
+	}
+	if w.seal != nil {
+		data = w.seal(k, ref, data)
 	}
 	state := w.states[ref.Stream()]
 	before := w.objects[ref.Stream()]

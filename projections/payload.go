@@ -1,6 +1,7 @@
 package projections
 
 import (
+	"bytes"
 	"fmt"
 
 	"github.com/shiplog/shiplog/domain"
@@ -59,7 +60,7 @@ func sideOf(o *Object) (side, error) {
 	if s.document, err = o.Document(); err != nil {
 		return s, fmt.Errorf("reading %s to compare it: %w", o.Ref, err)
 	}
-	if len(o.Kind.Sealed) == 0 && !domain.IsSealed(o.JSON) {
+	if !bytes.Contains(s.document, []byte(domain.ErasedAnnotation)) {
 		return s, nil
 	}
 	typed, err := o.Typed()

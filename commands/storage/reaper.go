@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/shiplog/shiplog/domain"
+	"github.com/shiplog/shiplog/eventstore"
 	"github.com/shiplog/shiplog/projections"
 )
 
@@ -26,6 +27,9 @@ func (r *reaper) run(ctx context.Context) {
 	for wait := minWait; ; wait = min(2*wait, maxWait) {
 		err := r.reap(ctx)
 		if ctx.Err() != nil {
+			return
+		}
+		if errors.Is(err, eventstore.ErrClosed) { // the live view has ended, and with it everything else soon
 			return
 		}
 		if errors.Is(err, projections.ErrTooOld) { // it fell behind: compare again

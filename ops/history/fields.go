@@ -40,6 +40,15 @@ func compare(before, after *projections.Object) ([]Field, error) {
 	if err != nil {
 		return nil, err
 	}
+	if k := after.Kind; c.Payload == nil && len(k.Sealed) > 0 && k.Resource != "secrets" {
+		// Of Secrets the names are told; of what the operator has sealed nobody knows which part of it would be a name.
+		b, a := domain.WithoutPayload(k, c.Before), domain.WithoutPayload(k, c.After)
+		_, wasPayload := k.Split(c.Before)
+		if _, isPayload := k.Split(c.After); !bytes.Equal(wasPayload, isPayload) {
+			c.Payload = &domain.FieldChange{Path: projections.Payload, Before: hiddenIf(wasPayload), After: hiddenIf(isPayload)}
+		}
+		c.Before, c.After = b, a
+	}
 	changes, err := domain.Describe(c.Before, c.After)
 	if err != nil {
 		return nil, err
@@ -49,6 +58,13 @@ func compare(before, after *projections.Object) ([]Field, error) {
 		fields = append(fields, Field{Path: c.Payload.Path, Before: c.Payload.Before, After: c.Payload.After})
 	}
 	return fields, nil
+}
+
+func hiddenIf(payload []byte) json.RawMessage {
+	if payload == nil {
+		return nil
+	}
+	return hidden
 }
 
 // lastApplied is the annotation in which kubectl keeps a whole object, payload included.

@@ -33,6 +33,8 @@ type past struct {
 	kinds  *domain.Set
 	events []domain.Event
 	states map[string]domain.State
+	sealed func(k *domain.Kind, ref domain.Ref, document []byte) []byte // what the log would hold; nil: the document
+	keep   bool                                                         // the payload is sealed as before
 }
 
 var _ projections.History = (*past)(nil)
@@ -79,6 +81,15 @@ func (p *past) put(who by, typed runtime.Object) domain.Event {
 		panic(err)
 	}
 	ref, _ := domain.ObjectRef(k, typed)
+	switch e, ok := domain.EnvelopeOf(before.JSON); {
+	case p.keep && ok:
+		rest, _ := k.Split(data)
+		if data, err = domain.WithEnvelope(rest, e); err != nil {
+			panic(err)
+		}
+	case p.sealed != nil:
+		data = p.sealed(k, ref, data)
+	}
 	e := domain.Event{Ref: ref, Op: domain.Created, Change: data}
 	var old runtime.Object
 	if before.Exists {

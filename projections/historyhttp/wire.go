@@ -24,6 +24,8 @@ type wireObject struct {
 	Position uint64          `json:"position"`
 	Revision uint64          `json:"revision"`
 	Object   json.RawMessage `json:"object"`
+	// Sealed are the members that the cluster seals of such objects, which is for its operator to say.
+	Sealed [][]string `json:"sealed,omitempty"`
 }
 
 func toWire(o *projections.Object) wireObject {
@@ -31,13 +33,25 @@ func toWire(o *projections.Object) wireObject {
 	if err != nil {
 		document = o.JSON // it cannot be read; the other side says so
 	}
-	return wireObject{Ref: o.Ref, Position: o.Position, Revision: o.Revision, Object: document}
+	w := wireObject{Ref: o.Ref, Position: o.Position, Revision: o.Revision, Object: document}
+	for _, p := range o.Kind.Sealed {
+		w.Sealed = append(w.Sealed, p.Members())
+	}
+	return w
 }
 
 func fromWire(kinds *domain.Set, w wireObject) (*projections.Object, error) {
 	kind, ok := kinds.ByResource(w.Ref.GroupResource())
 	if !ok {
 		return nil, errors.New("the cluster answered with an object of the unknown resource " + w.Ref.GroupResource().String() + ": use a shiplog of the cluster's version")
+	}
+	if len(w.Sealed) > 0 {
+		k := *kind
+		k.Sealed = nil
+		for _, members := range w.Sealed {
+			k.Sealed = append(k.Sealed, domain.MemberPath(members...))
+		}
+		kind = &k
 	}
 	// Positions tell objects apart, so the canonical form that travelled is the form that is kept.
 	data, err := domain.Canonical(w.Object)

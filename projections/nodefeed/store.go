@@ -10,15 +10,20 @@ import (
 	"path/filepath"
 
 	"github.com/shiplog/shiplog/domain"
+	"github.com/shiplog/shiplog/eventstore/keystore"
 )
 
 // Store keeps a copy in a file, so that a node that starts while the control plane is away knows what it is to run. It holds
-// secrets: the file is readable by its owner alone. It is used by one goroutine.
+// secrets: the file is readable by its owner alone, and they are sealed when there are keys (SealBy). It is used by one goroutine.
 type Store struct {
 	path  string
 	kinds *domain.Set
+	keys  keystore.Store
 	saved uint64 // version of the copy that the file holds; 0: none
 }
+
+// SealBy lets the store seal what is secret by keys of the node's own. It is called before anything else.
+func (s *Store) SealBy(keys keystore.Store) { s.keys = keys }
 
 // NewStore returns a store that keeps its copy at a path, whose directory must be there.
 func NewStore(path string, kinds *domain.Set) *Store { return &Store{path: path, kinds: kinds} }
@@ -35,6 +40,8 @@ func (s *Store) Load() (*Copy, error) {
 	}
 	defer f.Close()
 	c := NewCopy()
+	seal := sealing{kinds: s.kinds, keys: s.keys}
+	key := ""
 	r := bufio.NewReader(f)
 	complete := false
 	for {
@@ -45,15 +52,21 @@ func (s *Store) Load() (*Copy, error) {
 		if err != nil {
 			return NewCopy(), fmt.Errorf("reading the node's copy from %s: %w: the last line is cut off", s.path, ErrBadItem)
 		}
-		item, err := UnmarshalItem(s.kinds, data)
+		item, id, err := seal.unmarshal(data)
 		if err != nil {
 			return NewCopy(), fmt.Errorf("reading the node's copy from %s: %w", s.path, err)
+		}
+		if id != "" {
+			key = id
 		}
 		c.Apply(item)
 		complete = item.Op == Synced
 	}
 	if !complete {
 		return NewCopy(), fmt.Errorf("reading the node's copy from %s: %w: it does not end with %q", s.path, ErrBadItem, Synced)
+	}
+	if err := seal.keep(key); err != nil {
+		return c, fmt.Errorf("destroying the keys of earlier copies: %w", err)
 	}
 	s.saved = c.Version()
 	return c, nil
@@ -89,8 +102,9 @@ func (s *Store) write(items []Item) (err error) {
 		}
 	}()
 	w := bufio.NewWriter(f)
+	seal := sealing{kinds: s.kinds, keys: s.keys}
 	for i := range items {
-		data, err := MarshalItem(items[i])
+		data, err := seal.marshal(items[i])
 		if err != nil {
 			return err
 		}
@@ -114,5 +128,8 @@ func (s *Store) write(items []Item) (err error) {
 		return err
 	}
 	defer d.Close()
-	return d.Sync()
+	if err := d.Sync(); err != nil {
+		return err
+	}
+	return seal.keep(seal.key.ID)
 }

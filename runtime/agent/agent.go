@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
+	"github.com/shiplog/shiplog/eventstore/keystore"
 	"github.com/shiplog/shiplog/projections/nodefeed"
 	"github.com/shiplog/shiplog/runtime/containers"
 	"github.com/shiplog/shiplog/runtime/images"
@@ -36,6 +37,7 @@ type Agent struct {
 	probes     *probes.Manager
 	events     *recorder
 	store      *nodefeed.Store
+	keys       *keystore.File // of what is secret in store's file
 	cluster    cluster
 	fields     fields
 	machine    machine
@@ -82,6 +84,9 @@ func New(cfg Config) (*Agent, error) {
 		isReady: make(chan struct{}), ctx: context.Background(),
 	}
 	if err := a.open(); err != nil {
+		if a.keys != nil {
+			_ = a.keys.Close()
+		}
 		_ = lock.Close()
 		return nil, err
 	}
@@ -101,7 +106,11 @@ func (a *Agent) open() (err error) {
 	}); err != nil {
 		return err
 	}
+	if a.keys, err = keystore.Open(filepath.Join(cfg.DataDir, "keys"), keystore.Options{Logger: a.log}); err != nil {
+		return err
+	}
 	a.store = nodefeed.NewStore(filepath.Join(cfg.DataDir, "desired.json"), cfg.Kinds)
+	a.store.SealBy(a.keys)
 	held, err := a.store.Load()
 	if err != nil {
 		a.log.Warn("what the node was to run cannot be read; the control plane is asked for all of it", "error", err)
@@ -165,6 +174,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		if err := a.store.Save(a.cluster.copy); err != nil {
 			a.log.Warn("keeping what the node is to run", "error", err)
+		}
+		if err := a.keys.Close(); err != nil {
+			a.log.Warn("closing the node's keys", "error", err)
 		}
 		_ = a.lock.Close()
 	}()
@@ -349,6 +361,6 @@ func (a *Agent) Teardown(ctx context.Context) error {
 	for _, d := range dirs {
 		failed = append(failed, a.volumes.Remove(d.Name()))
 	}
-	failed = append(failed, a.containers.Close(), a.lock.Close())
+	failed = append(failed, a.containers.Close(), a.keys.Close(), a.lock.Close())
 	return errors.Join(failed...)
 }

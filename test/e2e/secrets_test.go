@@ -78,6 +78,9 @@ func TestSecretsAreUnreadable(t *testing.T) {
 	if code := c.Stop(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
+	if r := c.Shiplog("history", "configmap/sealed"); r.Code != 0 || len(canary.InBytes(append(living, gone...), "", []byte(r.Stdout+r.Stderr))) > 0 || !strings.Contains(r.Stdout, "(payload)") {
+		t.Errorf("looking back when it is stopped: exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
 	everything := append(append([]string(nil), living...), gone...)
 	report := func(what string, found []canary.Finding, err error) {
 		t.Helper()

@@ -5,13 +5,45 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/eventstore/keystore"
 	"github.com/shiplog/shiplog/ops/datadir"
 	"github.com/shiplog/shiplog/projections"
 )
+
+// sealedFieldsName is the file beside the keys that says what the operator has sealed, for commands that read a stopped cluster.
+const sealedFieldsName = "sealed-fields"
+
+// rememberSealed writes down what the operator has sealed.
+func rememberSealed(dir string, names []string) error {
+	path := filepath.Join(dir, sealedFieldsName)
+	text := strings.Join(append(slices.Clone(names), ""), "\n")
+	if old, err := os.ReadFile(path); err == nil && string(old) == text {
+		return nil
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		return fmt.Errorf("writing down what is sealed: %w", err)
+	}
+	return nil
+}
+
+// sealedKinds are the kinds with the fields sealed that were when the cluster last ran.
+func sealedKinds(dir string) ([]*domain.Kind, error) {
+	text, err := os.ReadFile(filepath.Join(dir, sealedFieldsName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading what is sealed: %w", err)
+	}
+	kinds, err := domain.SealFields(domain.Kinds(), strings.Fields(string(text))...)
+	if err != nil {
+		return nil, fmt.Errorf("reading what is sealed: %w", err)
+	}
+	return kinds, nil
+}
 
 // rotate wraps every data key by a new key-encryption key.
 func rotate(keys *keystore.File) Step {
@@ -40,7 +72,11 @@ func RotateStopped(_ context.Context, path, kekFile string) (_ Step, err error) 
 // OpenKinds returns the kinds of a stopped cluster with the keys that open what is sealed. Without the key-encryption key, or without
 // keys, everything sealed reads as erased.
 func OpenKinds(path, kekFile string) (*domain.Set, func() error, error) {
-	kinds := domain.NewSet(domain.Kinds())
+	all, err := sealedKinds(filepath.Join(path, keysDir))
+	if err != nil {
+		return nil, nil, err
+	}
+	kinds := domain.NewSet(all)
 	keys, err := keystore.Open(filepath.Join(path, keysDir), keystore.Options{KEKFile: kekFile, ReadOnly: true})
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, keystore.ErrNoKEK):
@@ -69,5 +105,5 @@ func (cp *controlPlane) openKeys(ctx context.Context) (err error) {
 		return err
 	}
 	cp.kinds = domain.NewSet(kinds).WithKeys(cp.keys)
-	return nil
+	return rememberSealed(cp.dir.Join(keysDir), cp.Seal)
 }
