@@ -53,6 +53,8 @@ Use "shiplog down" to stop them too.`,
 	flags.StringVar(&config.Postgres, "postgres", "", "DSN of the Postgres for the read models (default: a private one in the data directory)")
 	flags.StringVar(&config.EventStore, "eventstore", "", "esdb://... of an EventStoreDB for the log (default: embedded in the data directory)")
 	flags.StringVar(&config.LogMax, "log-max-bytes", "", "how much disk the log in the data directory may take, as in 20Gi (default: all but a reserve of the disk)")
+	flags.StringVar(&config.StoreListen, "eventstore-listen", "", "address at which the log is served over EventStoreDB's protocol; how to connect is written to eventstore.connection in the data directory")
+	flags.StringSliceVar(&config.StoreWrite, "eventstore-write", nil, "beginnings of the streams that clients of --eventstore-listen may write to (default: they only read)")
 	flags.BoolVar(&noNode, "no-node", false, "control plane only: run no containers on this machine")
 	flags.IntVar(&config.SimNodes, "sim-nodes", 0, "number of simulated nodes")
 	flags.StringVar(&podCIDR, "pod-cidr", "10.244.0.0/16", "range of the pods' addresses")

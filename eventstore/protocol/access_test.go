@@ -9,15 +9,20 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/esdb"
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/shared"
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/streams"
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/shiplog/shiplog/eventstore"
@@ -251,6 +256,37 @@ func TestUserCertificates(t *testing.T) {
 	}
 }
 
+// Where nobody may be anonymous, clients still find out where to connect, and how the server is.
+func TestNoAnonymous(t *testing.T) {
+	ctx := patient(t)
+	metrics := prometheus.NewRegistry()
+	s := serveSecured(t, func(o *protocol.Options) { o.NoAnonymous, o.Metrics = true, metrics })
+	fill(ctx, t, s.log, "s", 1)
+	nobody := s.client(t, "")
+	if _, err := nobody.AppendToStream(ctx, "s", esdb.AppendToStreamOptions{}, event()); kindOf(err) != "unauthenticated" {
+		t.Errorf("nobody got %v", err)
+	}
+	if v, err := nobody.GetServerVersion(); err != nil || v.Major != 23 {
+		t.Errorf("the version is %v, %v", v, err)
+	}
+	if _, err := s.client(t, "ann").AppendToStream(ctx, "s", esdb.AppendToStreamOptions{}, event()); err != nil {
+		t.Errorf("somebody got %v", err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(s.ca.cert)
+	conn, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if h, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{}); err != nil || h.GetStatus() != healthpb.HealthCheckResponse_SERVING {
+		t.Errorf("health: %v, %v", h, err)
+	}
+	if n, err := testutil.GatherAndCount(metrics, "shiplog_eventstore_calls_total"); err != nil || n < 4 {
+		t.Errorf("%d counters, %v", n, err)
+	}
+}
+
 // Where writing is restricted, it is for everybody.
 func TestWritable(t *testing.T) {
 	ctx := patient(t)
@@ -305,12 +341,16 @@ func TestBatchAppendsAreRefusedAlone(t *testing.T) {
 		{"", []*streams.BatchAppendReq_ProposedMessage{proposed(uuid.New(), "T")}, code.Code_INVALID_ARGUMENT, "BadRequest"},
 		{"gone", []*streams.BatchAppendReq_ProposedMessage{proposed(uuid.New(), "T")}, code.Code_NOT_FOUND, "StreamDeleted"},
 		{"big", []*streams.BatchAppendReq_ProposedMessage{big, proposed(uuid.New(), "T")}, code.Code_INVALID_ARGUMENT, "MaximumAppendSizeExceeded"},
+		{"late", []*streams.BatchAppendReq_ProposedMessage{proposed(uuid.New(), "T")}, code.Code_DEADLINE_EXCEEDED, "Timeout"},
 		{"t", []*streams.BatchAppendReq_ProposedMessage{proposed(uuid.New(), "T"), proposed(uuid.New(), "T")}, code.Code_OK, ""},
 	}
 	for i, r := range requests {
 		id := &shared.UUID{Value: &shared.UUID_String_{String_: fmt.Sprint(i)}}
 		options := &streams.BatchAppendReq_Options{
 			StreamIdentifier: &shared.StreamIdentifier{StreamName: []byte(r.stream)}, ExpectedStreamPosition: &streams.BatchAppendReq_Options_Any{Any: &emptypb.Empty{}},
+		}
+		if r.stream == "late" {
+			options.DeadlineOption = &streams.BatchAppendReq_Options_Deadline{Deadline: durationpb.New(-time.Second)}
 		}
 		for j, part := range r.parts {
 			err := call.Send(&streams.BatchAppendReq{

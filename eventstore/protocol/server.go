@@ -17,8 +17,11 @@ import (
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/serverfeatures"
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/streams"
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/shiplog/shiplog/eventstore"
@@ -43,6 +46,10 @@ type Options struct {
 	Members func() []Member
 	// Users tells who may speak to the server, and makes access lists count. nil: everything is open to everybody.
 	Users func() *users.Set
+	// NoAnonymous refuses everybody who does not say who they are, whatever access lists say. It needs Users.
+	NoAnonymous bool
+	// Metrics gets counters of calls; nil: none are kept.
+	Metrics prometheus.Registerer
 	// Writable says to which streams clients may write at all, whoever they are. nil: to all.
 	Writable func(stream string) bool
 	// MaxAppendBytes bounds the events of one append, which are held in memory until the client has sent all of them.
@@ -75,8 +82,8 @@ func NewServer(log eventstore.Log, opts Options) *Server {
 		grpc.MaxConcurrentStreams(16 << 10), // each subscription is one
 	}
 	first := &before{
-		gate:   &gate{log: log, users: opts.Users, writable: opts.Writable},
-		leader: &leadership{advertise: opts.Advertise, members: opts.Members}, logger: opts.Logger,
+		gate:   &gate{log: log, users: opts.Users, known: opts.NoAnonymous, writable: opts.Writable},
+		leader: &leadership{advertise: opts.Advertise, members: opts.Members}, logger: opts.Logger, calls: newCalls(opts.Metrics),
 	}
 	config = append(config, grpc.ChainUnaryInterceptor(first.unary), grpc.ChainStreamInterceptor(first.stream))
 	if opts.TLS != nil {
@@ -86,6 +93,7 @@ func NewServer(log eventstore.Log, opts Options) *Server {
 	pb.RegisterPersistentSubscriptionsServer(s.grpc, &persistentServer{groups: s.groups, gate: first.gate, over: s.over})
 	streams.RegisterStreamsServer(s.grpc, &streamsServer{log: log, opts: opts, gate: first.gate, over: s.over})
 	serverfeatures.RegisterServerFeaturesServer(s.grpc, &featuresServer{server: s.grpc})
+	healthpb.RegisterHealthServer(s.grpc, health.NewServer())
 	gossip.RegisterGossipServer(s.grpc, &gossipServer{id: uuid.New(), advertise: opts.Advertise, members: opts.Members, now: time.Now})
 	return s
 }

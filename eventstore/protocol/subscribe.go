@@ -30,7 +30,6 @@ func (s *streamsServer) subscribe(options *streams.ReadReq_Options, filter *filt
 	if err != nil {
 		return err
 	}
-	stringIDs := options.GetUuidOption().GetString_() != nil
 	told, live := opts.After, false // told: up to where the client knows that it has everything
 	for {
 		b, err := sub.Next(ctx)
@@ -45,7 +44,11 @@ func (s *streamsServer) subscribe(options *streams.ReadReq_Options, filter *filt
 			if !filter.admits(e) {
 				continue
 			}
-			if err := call.Send(fromRecorded(e, stringIDs)); err != nil {
+			resp, err := s.response(ctx, e, options)
+			if err != nil {
+				return err
+			}
+			if err := call.Send(resp); err != nil {
 				return err
 			}
 			told = e.Position

@@ -22,6 +22,9 @@ type Config struct {
 	EventStore string // esdb://...; "" keeps the log in the data directory
 	LogMax     string // how much disk the log in the data directory may take, as in "20Gi"; "": no bound but the disk's
 
+	StoreListen string   // where to serve the log over EventStoreDB's protocol; "" for nowhere
+	StoreWrite  []string // beginnings of the streams that its clients may write to
+
 	Node         bool   // run containers on this machine
 	NodeName     string // the host's name unless set
 	NodeListen   string // of the node's API (logs, exec), ":10250"
@@ -67,11 +70,17 @@ func (c *Config) Check() error {
 	if _, err := parseBytes("log-max-bytes", c.LogMax); err != nil {
 		return err
 	}
+	if c.StoreListen != "" && c.EventStore != "" {
+		return fmt.Errorf("--eventstore-listen serves a log that is in the data directory; this one is in another event store: connect to that")
+	}
+	if c.StoreListen == "" && len(c.StoreWrite) > 0 {
+		return fmt.Errorf("--eventstore-write says what may be written where the log is served: give an address with --eventstore-listen")
+	}
 	if c.PodCIDR.Overlaps(c.ServiceCIDR) {
 		return fmt.Errorf("--pod-cidr %s and --service-cidr %s overlap: pods and services need ranges of their own", c.PodCIDR, c.ServiceCIDR)
 	}
-	for flag, addr := range map[string]string{"listen": c.Listen, "graphql": c.GraphQL} {
-		if addr == "" && flag == "graphql" {
+	for flag, addr := range map[string]string{"listen": c.Listen, "graphql": c.GraphQL, "eventstore-listen": c.StoreListen} {
+		if addr == "" && flag != "listen" {
 			continue
 		}
 		if _, _, err := net.SplitHostPort(addr); err != nil {

@@ -134,17 +134,20 @@ func (cp *controlPlane) open(ctx context.Context, group *errgroup.Group, running
 		return fmt.Errorf("reading the log: %w", err)
 	}
 	cp.stage("the API server")
-	return cp.serveAPI(ctx, group, running)
+	if err := cp.serveAPI(ctx, group, running); err != nil {
+		return err
+	}
+	return cp.serveLog(ctx, group, running)
 }
 
 func (cp *controlPlane) probeListen(ctx context.Context) error {
-	for _, addr := range []string{cp.Listen, cp.GraphQL} {
+	for _, addr := range []string{cp.Listen, cp.GraphQL, cp.StoreListen} {
 		if addr == "" {
 			continue
 		}
 		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 		if err != nil {
-			return fmt.Errorf("%w: stop what listens there, or choose another address with --listen or --graphql", err)
+			return fmt.Errorf("%w: stop what listens there, or choose another address with --listen, --graphql or --eventstore-listen", err)
 		}
 		l.Close()
 	}
@@ -158,8 +161,10 @@ func (cp *controlPlane) ensurePKI() (err error) {
 	}
 	options := pki.Options{Dir: cp.dir.Join(pkiDir), ServiceIP: serviceIP, ClusterDomain: cp.ClusterDom}
 	names := cp.AllowedNames
-	if host, _, err := net.SplitHostPort(cp.Listen); err == nil {
-		names = append(names, host)
+	for _, address := range []string{cp.Listen, cp.StoreListen} {
+		if host, _, err := net.SplitHostPort(address); err == nil {
+			names = append(names, host)
+		}
 	}
 	if host, err := os.Hostname(); err == nil {
 		names = append(names, host)

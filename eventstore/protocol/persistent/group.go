@@ -227,7 +227,11 @@ func (g *group) follow(after **uint64) error {
 		if err != nil {
 			return err
 		}
-		if place := g.took(batch); place != nil {
+		links, err := g.resolved(batch.Events)
+		if err != nil {
+			return err
+		}
+		if place := g.took(batch, links); place != nil {
 			*after = place
 		}
 	}
@@ -252,8 +256,8 @@ func (g *group) waitForRoom() error {
 	}
 }
 
-// took puts a batch into the core, and returns the last place of it.
-func (g *group) took(batch eventstore.Batch) (last *uint64) {
+// took puts a batch into the core, links with what they lead to, and returns the last place of it.
+func (g *group) took(batch eventstore.Batch, links map[int]*eventstore.Recorded) (last *uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for i := range batch.Events {
@@ -266,12 +270,17 @@ func (g *group) took(batch eventstore.Batch) (last *uint64) {
 		if e.Revision == eventstore.TombstoneRevision && e.Type == eventstore.TombstoneType && g.Stream != All {
 			continue // the end of the stream is not an event of it
 		}
-		if g.admits(e) {
-			g.core.add(&message{event: *e, place: place})
-			g.known = last
-		} else {
-			g.core.source.pass(place)
+		m := &message{event: *e, place: place}
+		to, isLink := links[i]
+		if !g.admits(e) || isLink && to == nil {
+			g.core.source.pass(place) // it is not for the group, or leads to nothing
+			continue
 		}
+		if isLink {
+			m.event, m.link = *to, e
+		}
+		g.core.add(m)
+		g.known = last
 	}
 	if p := uint64(batch.Checkpoint); g.Stream == All && p > 0 && (last == nil || p > *last) {
 		g.core.source.pass(p)
@@ -404,7 +413,7 @@ func (g *group) replayFromLog(stopAt *uint64) error {
 		if err != nil {
 			return err
 		}
-		e, err := g.state.resolve(g.ctx, &link)
+		e, err := Resolve(g.ctx, g.log, &link, nil)
 		if err != nil {
 			return err
 		}

@@ -20,7 +20,6 @@ const (
 	checkpointSuffix = "-checkpoint"
 	parkedSuffix     = "-parked"
 	checkpointType   = "$SubscriptionCheckpoint"
-	linkType         = "$>"
 )
 
 // isOwn says that a stream holds the bookkeeping of groups. Groups that read all streams do not get it: handing out checkpoints
@@ -110,29 +109,10 @@ func (s *state) park(ctx context.Context, id uuid.UUID, p parking, now time.Time
 		return err
 	}
 	_, err = s.log.Append(ctx, s.parked, eventstore.Any, eventstore.Proposed{
-		ID: id, Type: linkType, ContentType: "application/octet-stream", Metadata: about,
+		ID: id, Type: LinkType, ContentType: "application/octet-stream", Metadata: about,
 		Data: fmt.Appendf(nil, "%d@%s", p.event.Revision, p.event.Stream),
 	})
 	return err
-}
-
-// resolve returns the event that a link leads to, nil if it is gone.
-func (s *state) resolve(ctx context.Context, link *eventstore.Recorded) (*eventstore.Recorded, error) {
-	number, stream, ok := strings.Cut(string(link.Data), "@")
-	revision, err := strconv.ParseUint(number, 10, 64)
-	if !ok || err != nil {
-		return nil, nil // nothing that anybody could follow
-	}
-	for e, err := range s.log.ReadStream(ctx, stream, eventstore.ReadStream{From: revision, Limit: 1}) {
-		if gone(err) || err == nil && e.Revision != revision {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("following a link to %s: %w", link.Data, err)
-		}
-		return &e, nil
-	}
-	return nil, nil
 }
 
 // unpark forgets the parked events before a revision.
