@@ -62,6 +62,14 @@ test: deps build lint ## every check: architecture, unit, integration, end to en
 e2e: deps build ## only the end-to-end suites
 	go test -count=1 -timeout 25m ./test/...
 
+.PHONY: soak
+soak: deps ## power fails under the log for as long as you like: SOAK=30m, or a number of runs; a failing seed prints how to see it again
+	SOAK=$${SOAK:-10m} go test -count 1 -timeout 0 -v -run '^TestPowerLoss$$' ./eventstore/embedded
+
+.PHONY: mutants
+mutants: deps ## break the log on purpose, one change of eventstore/MUTATIONS.md after the other, and see the tests notice
+	go run ./eventstore/internal/mutants
+
 .PHONY: bench
 bench: deps build ## measure and print the figures that docs/performance.md reports
 	@ops/scripts/bench.sh

@@ -124,6 +124,9 @@ func (l *Log) commitLoop() {
 // commit answers a group of requests, with one sync for all of them.
 func (l *Log) commit(requests []*request) {
 	blown, now := l.fuse.blown(), l.opts.Now()
+	if blown == nil {
+		blown = l.flushRefusal()
+	}
 	g := l.newGroup()
 	var accepted []*request
 	for _, r := range requests {

@@ -5,142 +5,66 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
-	"github.com/google/uuid"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/shiplog/shiplog/eventstore"
-	"github.com/shiplog/shiplog/eventstore/contract"
 	"github.com/shiplog/shiplog/eventstore/embedded"
 )
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// small makes everything that writes happen often.
-func small(fs vfs.FS) embedded.Options {
-	return embedded.Options{FS: fs, Logger: quiet(), MemTableBytes: 64 << 10, TailEvents: 16}
-}
-
-// history is what writers were told and readers saw.
-type history struct {
-	mu           sync.Mutex
-	acknowledged []contract.Acknowledged
-	seen         []eventstore.Recorded
-}
-
-func (h *history) acknowledge(stream string, events []eventstore.Proposed, result eventstore.Appended) {
-	ids := make([]uuid.UUID, len(events))
-	for i, e := range events {
-		ids[i] = e.ID
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.acknowledged = append(h.acknowledged, contract.Acknowledged{Stream: stream, Events: ids, Result: result})
-}
-
-func (h *history) saw(events []eventstore.Recorded) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.seen = append(h.seen, events...)
-}
-
-func (h *history) check(t testing.TB, log *embedded.Log) []eventstore.Recorded {
-	t.Helper()
-	all := readAll(t, log)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if err := contract.CheckDurable(all, h.acknowledged, h.seen); err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
-
-func readAll(t testing.TB, log eventstore.Log) []eventstore.Recorded {
-	t.Helper()
-	var all []eventstore.Recorded
-	for e, err := range log.ReadAll(t.Context(), eventstore.ReadAll{Filter: eventstore.Filter{System: true}}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, e)
-	}
-	return all
-}
-
-func proposals(random *rand.Rand, n int) []eventstore.Proposed {
-	out := make([]eventstore.Proposed, n)
-	for i := range out {
-		out[i] = eventstore.Proposed{ID: uuid.New(), Type: "Changed", Data: make([]byte, random.IntN(3000))}
-		for j := range out[i].Data {
-			out[i].Data[j] = byte(random.Uint32())
-		}
-	}
-	return out
-}
-
-// load has writers append until each has made n appends or been refused, and a subscriber watch them.
-func load(t testing.TB, log *embedded.Log, h *history, seed uint64, writers, n int) error {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	sub, err := log.Subscribe(ctx, eventstore.Subscribe{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		for {
-			b, err := sub.Next(ctx)
-			if err != nil {
-				return
-			}
-			h.saw(b.Events)
-		}
-	}()
-	var group errgroup.Group
-	for w := range writers {
-		random := rand.New(rand.NewPCG(seed, uint64(w)))
-		stream := fmt.Sprintf("s-%d-%d", seed, w)
-		group.Go(func() error {
-			for range n {
-				events := proposals(random, 1+random.IntN(3))
-				result, err := log.Append(ctx, stream, eventstore.Any, events...)
-				if err != nil {
-					return err
-				}
-				h.acknowledge(stream, events, result)
-			}
-			return nil
-		})
-	}
-	err = group.Wait()
-	cancel()
-	<-watched
-	return err
-}
-
-// failing makes the n-th call of a kind fail, and counts the calls that change something after that.
-type failing struct {
-	kinds  func(errorfs.Op) bool
-	left   atomic.Int64
-	failed atomic.Bool
-}
-
 var errInjected = errors.New("injected: input/output error")
+
+// failing is a disk on which the n-th call of a kind fails, or all from the n-th on.
+type failing struct {
+	kinds   func(errorfs.Op) bool
+	left    atomic.Int64
+	lasting bool // until it is repaired
+	repair  atomic.Bool
+	err     error
+	hit     atomic.Bool
+
+	mu         sync.Mutex
+	vital      bool   // what failed was a sync, or a write to the write-ahead log
+	path       string // what failed
+	afterwards []string
+}
 
 func (f *failing) String() string { return "failing" }
 
 func (f *failing) MaybeError(op errorfs.Op) error {
-	if f.kinds(op) && f.left.Add(-1) == 0 {
-		f.failed.Store(true)
-		return errInjected
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	// After a failure that leaves open what reached the disk nothing is tried again. (Of another file a call may be under way.)
+	if f.vital && op.Path == f.path && (isSync(op) || isWrite(op)) {
+		f.afterwards = append(f.afterwards, fmt.Sprintf("call %d of %s after that of %s failed", op.Kind, op.Path, f.path))
+	}
+	if !f.kinds(op) || f.repair.Load() {
+		return nil
+	}
+	if left := f.left.Add(-1); left == 0 || left < 0 && f.lasting {
+		if left == 0 {
+			f.hit.Store(true)
+			f.path = op.Path
+			f.vital = strings.HasPrefix(op.Path, "log/db/") && (isSync(op) || isWALWrite(op))
+		}
+		return f.err
+	}
+	return nil
+}
+
+func (f *failing) wroteOn() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.afterwards) > 0 {
+		return fmt.Errorf("the log wrote on: %s", strings.Join(f.afterwards, "; "))
 	}
 	return nil
 }
@@ -149,80 +73,147 @@ func isSync(op errorfs.Op) bool {
 	return op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData || op.Kind == errorfs.OpFileSyncTo
 }
 
-func isWALWrite(op errorfs.Op) bool {
-	return op.Kind == errorfs.OpFileWrite && strings.HasSuffix(op.Path, ".log")
+func isWrite(op errorfs.Op) bool {
+	return op.Kind == errorfs.OpFileWrite || op.Kind == errorfs.OpFileWriteAt
 }
 
-func isChange(op errorfs.Op) bool {
-	switch op.Kind {
-	case errorfs.OpCreate, errorfs.OpRename, errorfs.OpReuseForWrite, errorfs.OpLink, errorfs.OpFileWrite:
-		return true
-	default:
+func isWALWrite(op errorfs.Op) bool { return isWrite(op) && strings.HasSuffix(op.Path, ".log") }
+
+func isKind(kinds ...errorfs.OpKind) func(errorfs.Op) bool {
+	return func(op errorfs.Op) bool {
+		for _, k := range kinds {
+			if op.Kind == k {
+				return true
+			}
+		}
 		return false
 	}
 }
 
-// Whatever sync, write, creation or rename fails, at whatever call: what had been acknowledged is there after recovery,
-// nothing is acknowledged that is not, and once a sync has failed nothing is acknowledged any more.
+// faults are the calls that are made to fail, one kind after the other, each at every index.
+var faults = []struct {
+	name    string
+	kinds   func(errorfs.Op) bool
+	lasting bool
+	err     error
+}{
+	{"sync", isSync, false, errInjected},
+	{"write of the write-ahead log", isWALWrite, false, errInjected},
+	{"any write", isWrite, false, errInjected},
+	{"create", isKind(errorfs.OpCreate, errorfs.OpReuseForWrite), false, errInjected},
+	{"open", isKind(errorfs.OpOpen, errorfs.OpOpenDir, errorfs.OpList, errorfs.OpStat), false, errInjected},
+	{"rename, link and mkdir", isKind(errorfs.OpRename, errorfs.OpLink, errorfs.OpMkdirAll), false, errInjected},
+	{"remove", isKind(errorfs.OpRemove, errorfs.OpRemoveAll), false, errInjected},
+	{"read", isKind(errorfs.OpFileRead, errorfs.OpFileReadAt), false, errInjected},
+	{"full disk", isKind(
+		errorfs.OpCreate, errorfs.OpReuseForWrite, errorfs.OpMkdirAll, errorfs.OpFileWrite, errorfs.OpFileWriteAt, errorfs.OpFilePreallocate,
+	), true, syscall.ENOSPC},
+}
+
+// Whatever call fails, at whatever index, of a new log and of one that is there: what had been acknowledged is there after a restart and
+// after a power failure; nothing is acknowledged that is not; reads go on; once a sync or a write to the write-ahead log has
+// failed nothing is acknowledged any more and nothing is written any more. A disk that was full is one to write to again.
 func TestDiskFaults(t *testing.T) {
-	for name, kinds := range map[string]func(errorfs.Op) bool{"sync": isSync, "write of the write-ahead log": isWALWrite, "change": isChange} {
-		t.Run(name, func(t *testing.T) {
-			for n := int64(1); ; n += 1 + n/8 {
-				disk := vfs.NewCrashableMem()
-				fault := &failing{kinds: kinds}
-				fault.left.Store(n)
-				h := &history{}
-				withFault(t, errorfs.Wrap(disk, fault), h, uint64(n), func() bool { return fault.failed.Load() }, name != "change")
-				recovered, err := embedded.Open("log", small(disk.CrashClone(vfs.CrashCloneCfg{})))
-				if err != nil {
-					t.Fatalf("call %d failed, and then recovery: %v", n, err)
-				}
-				h.check(t, recovered)
-				if _, err := recovered.Append(t.Context(), "after", eventstore.Any, eventstore.Proposed{Type: "T"}); err != nil {
-					t.Fatalf("call %d failed, and then an append after recovery: %v", n, err)
-				}
-				if err := recovered.Close(); err != nil {
-					t.Fatal(err)
-				}
-				if !fault.failed.Load() {
-					if n < 10 {
-						t.Fatalf("only %d calls were made: the test injects nothing", n)
+	for _, f := range faults {
+		for _, exists := range []bool{false, true} {
+			name := f.name + " on a new log"
+			if exists {
+				name = f.name
+			}
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				for n := int64(1); ; n++ {
+					fault := &failing{kinds: f.kinds, lasting: f.lasting, err: f.err}
+					fault.left.Store(n)
+					if err := withFault(t.Context(), fault, exists); err != nil {
+						t.Fatalf("call %d: %v", n, err)
 					}
+					if fault.hit.Load() {
+						continue
+					}
+					if n == 1 {
+						t.Fatal("no such call was made: the test injects nothing")
+					}
+					t.Logf("%d calls", n-1)
 					return
 				}
-			}
-		})
+			})
+		}
 	}
 }
 
-// withFault runs a load on a disk that fails once. Where the failure must end all writing, it makes sure that it did.
-func withFault(t *testing.T, fs vfs.FS, h *history, seed uint64, failed func() bool, fatal bool) {
-	t.Helper()
-	log, err := embedded.Open("log", small(fs))
-	if err != nil {
-		if !failed() {
-			t.Fatal(err)
+// withFault has a crew work on a disk that fails, and holds what is there afterwards against what it was told.
+func withFault(ctx context.Context, fault *failing, exists bool) error {
+	v := newVoyage(7)
+	v.opts.MemTableBytes, v.opts.CachedStreams, v.opts.TailEvents, v.opts.CacheBytes = 16<<10, 2, 4, 1
+	v.tolerated = eventstore.ErrUnavailable
+	if exists {
+		if err := v.sail(ctx, 1<<62); err != nil {
+			return err
 		}
-		return // a log that cannot be opened acknowledges nothing
-	}
-	err = load(t, log, h, seed, 4, 30)
-	if err != nil && !errors.Is(err, eventstore.ErrUnavailable) {
-		t.Fatalf("got %v, want ErrUnavailable", err)
-	}
-	if err != nil {
-		for range 3 { // nothing is tried again
-			if _, err := log.Append(t.Context(), "s", eventstore.Any, eventstore.Proposed{Type: "T"}); !errors.Is(err, eventstore.ErrUnavailable) {
-				t.Fatalf("after a failed write: got %v, want ErrUnavailable", err)
-			}
+		if err := v.arrive(ctx); err != nil {
+			return err
 		}
-		h.check(t, log) // and reads go on
-	} else if fatal && failed() && !errors.Is(appendOne(t, log), eventstore.ErrUnavailable) {
-		t.Fatal("a sync failed and the log still acknowledges")
 	}
-	_ = log.Close() // what it reports of a failed disk does not matter; that it returns does
+	opts := v.opts
+	opts.FS = errorfs.Wrap(v.disk, fault)
+	log, err := embedded.Open("log", opts)
+	if err != nil {
+		if !fault.hit.Load() {
+			return err
+		}
+	} else {
+		err := v.crew(ctx, log, &mortalDisk{})
+		if err == nil {
+			err = v.afterFault(ctx, log, fault)
+		}
+		_ = log.Close() // what it says of a failed disk does not matter; that it returns does
+		if err != nil {
+			return err
+		}
+	}
+	if err := fault.wroteOn(); err != nil {
+		return err
+	}
+	// Power loss leaves what was synced, a restart what was written.
+	synced := v.fork(v.disk.CrashClone(vfs.CrashCloneCfg{}))
+	if err := synced.arrive(ctx); err != nil {
+		return fmt.Errorf("after power loss: %w", err)
+	}
+	if err := v.arrive(ctx); err != nil {
+		return fmt.Errorf("after a restart: %w", err)
+	}
+	return nil
 }
 
-func appendOne(t *testing.T, log *embedded.Log) error {
-	_, err := log.Append(t.Context(), "one more", eventstore.Any, eventstore.Proposed{Type: "T"})
-	return err
+// afterFault looks at a log whose disk has failed.
+func (v *voyage) afterFault(ctx context.Context, log *embedded.Log, fault *failing) error {
+	_, err := log.Append(ctx, "after", eventstore.Any, eventstore.Proposed{Type: "T"})
+	switch fault.mu.Lock(); {
+	case err != nil && !errors.Is(err, eventstore.ErrUnavailable):
+		fault.mu.Unlock()
+		return fmt.Errorf("appending after the failure: got %w, want ErrUnavailable", err)
+	case err == nil && fault.vital:
+		fault.mu.Unlock()
+		return fmt.Errorf("writing %s failed and the log still acknowledges", fault.path)
+	default:
+		fault.mu.Unlock()
+	}
+	for range 2 { // nothing is tried again
+		if _, again := log.Append(ctx, "after", eventstore.Any, eventstore.Proposed{Type: "T"}); err != nil && !errors.Is(again, eventstore.ErrUnavailable) && fault.vital {
+			return fmt.Errorf("appending once more after the failure: got %w, want ErrUnavailable", again)
+		}
+	}
+	if fault.repair.Store(true); fault.hit.Load() {
+		// What was acknowledged is still read. What has no answer is not decided here.
+		if _, err := v.everything(ctx, log); err != nil {
+			return fmt.Errorf("reading after the failure: %w", err)
+		}
+		for i := range v.tracks {
+			if err := v.matches(ctx, log, v.tracks[i].name, v.tracks[i].state); err != nil && v.tracks[i].pending == nil {
+				return fmt.Errorf("reading after the failure: %w", err)
+			}
+		}
+	}
+	return nil
 }

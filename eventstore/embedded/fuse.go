@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -59,12 +58,13 @@ func (f *fuse) blown() error {
 	return fmt.Errorf("%w: writing to disk failed earlier, restart to recover: %w", eventstore.ErrUnavailable, f.cause)
 }
 
-// refusal is blown for Pebble's background work: it does not return when the fuse has blown. The goroutine gives back the
-// locks that it holds, and Pebble starts no other in its place.
+// refusal is blown for Pebble's background work: when the fuse has blown it stops there for good, and Pebble starts no other in its
+// place. It holds no lock that a reader needs while it changes a file. Ending the goroutine would run what it has deferred, and
+// a compaction panics when it is ended with blocks in use.
 func (f *fuse) refusal() error {
 	err := f.blown()
 	if err != nil && f.armed.Load() {
-		runtime.Goexit()
+		select {}
 	}
 	return err
 }

@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -52,7 +54,10 @@ type Log struct {
 	closing chan struct{}
 	workers sync.WaitGroup
 
-	full       atomic.Bool   // the disk guard refuses writes
+	full       atomic.Bool           // the disk guard refuses writes
+	flushError atomic.Pointer[error] // why what is in memory cannot be written to a table just now
+	stall      atomic.Bool           // Pebble waits for that before it takes more
+
 	scavenging atomic.Int64  // how many are removing events just now
 	scavenged  atomic.Uint64 // how often events have been removed
 }
@@ -111,6 +116,7 @@ func (l *Log) open() (err error) {
 	}
 	defer func() {
 		if err != nil {
+			close(l.closing) // background work that meets damage does not wait to meet it again
 			err = errors.Join(err, l.release())
 		}
 	}()
@@ -152,29 +158,29 @@ func (l *Log) open() (err error) {
 }
 
 func (l *Log) openPebble(exists bool) error {
-	type result struct {
+	type opened struct {
 		db  *pebble.DB
 		err error
 	}
-	opened := make(chan result, 1)
+	done := make(chan opened, 1)
 	go func() {
+		var o opened
 		defer func() {
 			if r := recover(); r != nil { // some failures of the disk end in a panic
-				opened <- result{err: fmt.Errorf("%w: %v", eventstore.ErrUnavailable, r)}
+				o = opened{err: fmt.Errorf("%w: %v", eventstore.ErrUnavailable, r)}
 			}
+			done <- o
 		}()
-		db, err := pebble.Open(l.opts.FS.PathJoin(l.dir, dbDir), l.pebbleOptions(exists))
-		opened <- result{db, err}
+		o.db, o.err = pebble.Open(l.opts.FS.PathJoin(l.dir, dbDir), l.pebbleOptions(exists))
 	}()
 	select {
-	case r := <-opened:
-		l.fuse.armed.Store(r.err == nil)
-		if r.err == nil {
-			l.db = r.db
+	case o := <-done:
+		if o.err == nil {
+			l.db = o.db
+			l.fuse.armed.Store(true)
 		}
-		return r.err
-	case <-l.fuse.gone:
-		// Pebble would wait for ever for what it recovered to be written. Halt it; nothing that it does reaches the disk.
+		return o.err
+	case <-l.fuse.gone: // Pebble may wait for ever for a table that is not written any more
 		l.fuse.armed.Store(true)
 		return l.fuse.blown()
 	}
@@ -182,7 +188,8 @@ func (l *Log) openPebble(exists bool) error {
 
 func openError(err error) error {
 	switch {
-	case pebble.IsCorruptionError(err), errors.Is(err, pebble.ErrDBDoesNotExist):
+	case pebble.IsCorruptionError(err), errors.Is(err, pebble.ErrDBDoesNotExist), errors.As(err, new(pebble.ErrMissingWALRecoveryDir)),
+		strings.Contains(err.Error(), " name from file "): // all logs have the same comparer and merger
 		return fmt.Errorf("%w beyond what a crash explains: %w; restore the directory from a backup", eventstore.ErrCorrupt, err)
 	default:
 		return err
@@ -204,7 +211,10 @@ func (l *Log) pebbleOptions(exists bool) *pebble.Options {
 		ReadOnly:                    l.opts.ReadOnly,
 		Logger:                      pebbleLogger{l},
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 1 },
-		EventListener:               &pebble.EventListener{BackgroundError: l.backgroundError, DataCorruption: l.dataCorruption},
+		EventListener: &pebble.EventListener{
+			BackgroundError: l.backgroundError, DataCorruption: l.dataCorruption,
+			FlushEnd: l.flushed, WriteStallBegin: l.stalled, WriteStallEnd: l.unstalled,
+		},
 	}
 	// JSON repeats itself: the older levels, which hold nearly everything, are worth zstd.
 	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionBalanced })
@@ -340,16 +350,57 @@ func (l *Log) release() error {
 
 // backgroundError is called when a flush or a compaction failed. Pebble tries again at once, so this slows it down.
 func (l *Log) backgroundError(err error) {
-	if l.fuse.refusal() != nil {
+	if l.fuse.blown() != nil {
+		if l.fuse.armed.Load() {
+			runtime.Goexit() // gives back Pebble's lock, and it does not try again
+		}
+		return // while Pebble is opened it waits for its work
+	}
+	if !l.fuse.armed.Load() && !pebble.IsCorruptionError(err) {
+		l.fuse.blow(fmt.Errorf("opening: %w", err)) // it would try again until there is room, and who opens would wait
 		return
 	}
 	select {
 	case <-l.closing:
+		if !pebble.IsCorruptionError(err) { // closing would wait for it to succeed; what it is about is in the write-ahead log
+			l.fuse.blow(fmt.Errorf("closing: %w", err))
+		}
 		return
 	default:
 	}
 	l.log.Error("background work of the log failed; it is tried again", "error", err)
 	l.pause()
+}
+
+// flushed is called when a table was written, or could not be. Until one is, no more events are taken: they are safe in the write-ahead
+// log, but memory would fill up and the writers wait, for as long as the disk is full.
+func (l *Log) flushed(info pebble.FlushInfo) {
+	if info.Err == nil || strings.HasSuffix(info.Err.Error(), "empty table") { // nothing was in memory
+		l.flushError.Store(nil)
+		return
+	}
+	l.flushError.Store(&info.Err)
+	if l.stall.Load() {
+		l.fuse.blow(fmt.Errorf("writing what is in memory to a table: %w", info.Err))
+	}
+}
+
+// stalled is called when a commit has to wait for a table. One that cannot be written would keep it waiting.
+func (l *Log) stalled(pebble.WriteStallBeginInfo) {
+	l.stall.Store(true)
+	if cause := l.flushError.Load(); cause != nil {
+		l.fuse.blow(fmt.Errorf("writing what is in memory to a table: %w", *cause))
+	}
+}
+
+func (l *Log) unstalled() { l.stall.Store(false) }
+
+// flushRefusal returns ErrUnavailable while what is in memory cannot be written to a table.
+func (l *Log) flushRefusal() error {
+	if cause := l.flushError.Load(); cause != nil {
+		return fmt.Errorf("%w: writing a table failed and is tried again; is the disk full? %w", eventstore.ErrUnavailable, *cause)
+	}
+	return nil
 }
 
 // dataCorruption is called when a table does not read. Whoever reads it gets ErrCorrupt; Pebble would end the process.

@@ -113,7 +113,7 @@ func (c campaign) run(t *testing.T, always []uint64, run func(ctx context.Contex
 // metadata, while events are scavenged, while tables are written, while the log is closed, opened and recovered. What was
 // acknowledged or seen is there, at its place, and of what was not each request is there as a whole or not at all.
 func TestPowerLoss(t *testing.T) {
-	newCampaign(t, 4000).run(t, seedsThatFailed, func(ctx context.Context, seed uint64) error {
+	newCampaign(t, 2500).run(t, seedsThatFailed, func(ctx context.Context, seed uint64) error {
 		return newVoyage(seed).run(ctx)
 	})
 }

@@ -101,6 +101,8 @@ type voyage struct {
 	random *rand.Rand
 	opts   embedded.Options
 	disk   *vfs.MemFS
+	// tolerated is the kind of error that the log may return, nil while there is none.
+	tolerated error
 
 	mu      sync.Mutex
 	tracks  []track
@@ -199,10 +201,12 @@ func (v *voyage) crew(ctx context.Context, log *embedded.Log, disk *mortalDisk) 
 		random := rand.New(rand.NewPCG(v.random.Uint64(), uint64(i)))
 		writers.Go(func() {
 			for range operations {
-				if failures[i] != nil || disk.failed() {
+				if disk.failed() {
 					return
 				}
-				failures[i] = v.write(ctx, log, i, random)
+				if failures[i] = v.write(ctx, log, i, random); failures[i] != nil {
+					return
+				}
 			}
 		})
 	}
@@ -235,7 +239,21 @@ func (v *voyage) crew(ctx context.Context, log *embedded.Log, disk *mortalDisk) 
 	writers.Wait()
 	stop()
 	watcher.Wait()
+	for i, err := range failures {
+		if v.tolerated != nil && errors.Is(err, v.tolerated) {
+			failures[i] = nil
+		}
+	}
 	return errors.Join(failures...)
+}
+
+// fork returns the voyage as it would go on with another disk.
+func (v *voyage) fork(disk *vfs.MemFS) *voyage {
+	v.remember()
+	return &voyage{
+		seed: v.seed, random: rand.New(rand.NewPCG(v.seed, 0xf02c)), opts: v.opts, disk: disk, tolerated: v.tolerated,
+		tracks: v.crashed.tracks, seen: v.crashed.seen, head: v.crashed.head,
+	}
 }
 
 // wish draws what a writer asks for next.
@@ -285,6 +303,9 @@ func (v *voyage) write(ctx context.Context, log *embedded.Log, i int, random *ra
 	v.tracks[i].pending = &op
 	v.mu.Unlock()
 	result := torture.Do(ctx, log, op)
+	if result.Outcome == torture.Unknown {
+		return fmt.Errorf("%s: %w", op, result.Err) // it stays pending
+	}
 	if err := state.Allows(op, result); err != nil {
 		return err
 	}
