@@ -2,7 +2,6 @@ package embedded_test
 
 import (
 	"math/rand/v2"
-	"sync"
 	"testing"
 
 	"github.com/google/uuid"
@@ -14,32 +13,13 @@ import (
 
 // history is what writers were told and readers saw.
 type history struct {
-	mu           sync.Mutex
 	acknowledged []contract.Acknowledged
 	seen         []eventstore.Recorded
-}
-
-func (h *history) acknowledge(stream string, events []eventstore.Proposed, result eventstore.Appended) {
-	ids := make([]uuid.UUID, len(events))
-	for i, e := range events {
-		ids[i] = e.ID
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.acknowledged = append(h.acknowledged, contract.Acknowledged{Stream: stream, Events: ids, Result: result})
-}
-
-func (h *history) saw(events []eventstore.Recorded) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.seen = append(h.seen, events...)
 }
 
 func (h *history) check(t testing.TB, log *embedded.Log) []eventstore.Recorded {
 	t.Helper()
 	all := readAll(t, log)
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	if err := contract.CheckDurable(all, h.acknowledged, h.seen); err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
 	"github.com/shiplog/shiplog/eventstore"
 	"github.com/shiplog/shiplog/eventstore/contract"
 	"github.com/shiplog/shiplog/eventstore/embedded"
@@ -33,45 +36,104 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// victim appends from several goroutines and reports each acknowledgement, until it is killed.
+// place is where somebody saw an event.
+type place struct {
+	Position eventstore.Position
+	ID       uuid.UUID
+}
+
+// report is a line that the victim writes.
+type report struct {
+	Asked *contract.Acknowledged `json:",omitempty"` // ahead of an append; it has no result
+	Acked *contract.Acknowledged `json:",omitempty"`
+	Seen  []place                `json:",omitempty"`
+}
+
+// victim appends from several goroutines, reads and subscribes, and reports all that it is told, until it is killed.
 func victim(dir string, out io.Writer) error {
+	ctx := context.Background()
 	log, err := embedded.Open(dir, embedded.Options{MemTableBytes: 256 << 10, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return err
 	}
 	var mu sync.Mutex
-	report := json.NewEncoder(out)
-	failed := make(chan error)
+	encoder := json.NewEncoder(out)
+	tell := func(r report) error {
+		mu.Lock()
+		defer mu.Unlock()
+		return encoder.Encode(r)
+	}
+	var all errgroup.Group
 	for w := range 8 {
-		go func() {
+		all.Go(func() error {
 			random := rand.New(rand.NewPCG(uint64(os.Getpid()), uint64(w)))
 			stream := fmt.Sprintf("s-%d-%d", os.Getpid(), w)
 			for expected := eventstore.NoStream; ; {
 				events := proposals(random, 1+random.IntN(3))
-				result, err := log.Append(context.Background(), stream, expected, events...)
-				if err != nil {
-					failed <- err
-					return
-				}
-				expected = eventstore.Exact(result.Revision)
-				a := contract.Acknowledged{Stream: stream, Result: result}
+				a := contract.Acknowledged{Stream: stream}
 				for _, e := range events {
 					a.Events = append(a.Events, e.ID)
 				}
-				mu.Lock()
-				err = report.Encode(a)
-				mu.Unlock()
+				if err := tell(report{Asked: &a}); err != nil {
+					return err
+				}
+				result, err := log.Append(ctx, stream, expected, events...)
 				if err != nil {
-					failed <- err
-					return
+					return err
+				}
+				expected, a.Result = eventstore.Exact(result.Revision), result
+				if err := tell(report{Acked: &a}); err != nil {
+					return err
 				}
 			}
-		}()
+		})
 	}
-	return <-failed
+	for range 2 {
+		head, err := log.Head(ctx)
+		if err != nil {
+			return err
+		}
+		sub, err := log.Subscribe(ctx, eventstore.Subscribe{After: head})
+		if err != nil {
+			return err
+		}
+		all.Go(func() error {
+			for {
+				b, err := sub.Next(ctx)
+				if err != nil {
+					return err
+				}
+				if err := tell(report{Seen: placesOf(b.Events)}); err != nil {
+					return err
+				}
+			}
+		})
+	}
+	all.Go(func() error {
+		for {
+			var last []eventstore.Recorded
+			for e, err := range log.ReadAll(ctx, eventstore.ReadAll{Direction: eventstore.Backwards, FromEnd: true, Limit: 10}) {
+				if err != nil {
+					return err
+				}
+				last = append(last, e)
+			}
+			if err := tell(report{Seen: placesOf(last)}); err != nil {
+				return err
+			}
+		}
+	})
+	return all.Wait()
 }
 
-// A process that is killed while it writes loses nothing that it acknowledged.
+func placesOf(events []eventstore.Recorded) (out []place) {
+	for i := range events {
+		out = append(out, place{events[i].Position, events[i].ID})
+	}
+	return out
+}
+
+// A process that is killed while it writes loses nothing that it acknowledged or showed, and keeps no half of an append.
 func TestKill(t *testing.T) {
 	dir := t.TempDir()
 	rounds := 6
@@ -79,6 +141,8 @@ func TestKill(t *testing.T) {
 		rounds = 2
 	}
 	h := &history{}
+	asked := make(map[uuid.UUID]contract.Acknowledged) // by the first event
+	seen := make(map[place]bool)
 	for round := range rounds {
 		exe, err := os.Executable()
 		if err != nil {
@@ -95,14 +159,27 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 		killAfter := 20 + rand.IntN(400)
-		lines := bufio.NewScanner(stdout)
-		for n := 0; lines.Scan(); n++ { // and what it still wrote to the pipe before it died
-			var a contract.Acknowledged
-			if err := json.Unmarshal(lines.Bytes(), &a); err != nil {
-				break // the line at which it died
+		acks := 0
+		for lines := bufio.NewReader(stdout); ; { // and what it still wrote to the pipe before it died
+			line, err := lines.ReadBytes('\n')
+			if err != nil {
+				break // also of the line at which it died
 			}
-			h.acknowledged = append(h.acknowledged, a)
-			if n == killAfter {
+			var r report
+			if err := json.Unmarshal(line, &r); err != nil {
+				t.Fatalf("round %d: %v", round, err)
+			}
+			for _, p := range r.Seen {
+				seen[p] = true
+			}
+			if r.Asked != nil {
+				asked[r.Asked.Events[0]] = *r.Asked
+			}
+			if r.Acked == nil {
+				continue
+			}
+			h.acknowledged = append(h.acknowledged, *r.Acked)
+			if acks++; acks == killAfter {
 				if err := cmd.Process.Kill(); err != nil {
 					t.Fatal(err)
 				}
@@ -115,13 +192,47 @@ func TestKill(t *testing.T) {
 		if err != nil {
 			t.Fatalf("round %d: %v", round, err)
 		}
-		h.seen = h.check(t, log) // and what a reader has seen stays, too
+		h.seen = h.check(t, log) // what is there now stays, too
+		checkAsked(t, h.seen, asked)
+		held := make(map[place]bool, len(h.seen))
+		for _, p := range placesOf(h.seen) {
+			held[p] = true
+		}
+		for p := range seen {
+			if !held[p] {
+				t.Fatalf("round %d: %v: event %s was seen at position %d and is not there", round, contract.ErrLost, p.ID, p.Position)
+			}
+		}
 		if err := log.Close(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if len(h.acknowledged) < rounds*20 {
-		t.Fatalf("only %d appends were acknowledged", len(h.acknowledged))
+	if len(h.acknowledged) < rounds*20 || len(seen) < rounds*20 {
+		t.Fatalf("only %d appends were acknowledged, %d events seen", len(h.acknowledged), len(seen))
+	}
+	t.Logf("%d appends acknowledged of %d asked for, %d events seen", len(h.acknowledged), len(asked), len(seen))
+}
+
+// checkAsked makes sure that of each append all events are there, one after the other, or none.
+func checkAsked(t *testing.T, log []eventstore.Recorded, asked map[uuid.UUID]contract.Acknowledged) {
+	t.Helper()
+	owner := make(map[uuid.UUID]contract.Acknowledged)
+	for _, a := range asked {
+		for _, id := range a.Events {
+			owner[id] = a
+		}
+	}
+	for i := 0; i < len(log); {
+		a, ok := owner[log[i].ID]
+		if !ok {
+			t.Fatalf("%v: event %s at position %d", contract.ErrInvented, log[i].ID, log[i].Position)
+		}
+		for n, id := range a.Events {
+			if i+n >= len(log) || log[i+n].ID != id || log[i+n].Position != log[i].Position+eventstore.Position(n) {
+				t.Fatalf("of the append of %v to %s only a part stands at position %d", a.Events, a.Stream, log[i].Position)
+			}
+		}
+		i += len(a.Events)
 	}
 }
 

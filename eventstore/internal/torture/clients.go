@@ -15,8 +15,8 @@ type Clients struct {
 	Clients    int
 	Operations int // of each client
 	Streams    []string
-	// Gentle leaves out what ends a stream: deletions and tombstones.
-	Gentle bool
+	// Exact leaves out what cannot be repeated exactly once: all writes but appends that expect a revision, or no stream.
+	Exact bool
 }
 
 // Run has all clients ask at the same time, until they are through or, when it is not nil, stop is closed. do asks one client's
@@ -68,11 +68,12 @@ func (c Clients) draw(random *rand.Rand, stream string, known int64) Op {
 		op.Kind = ReadLast
 	case n < 44:
 		op.Kind = Metadata
+	case c.Exact:
 	case n < 48:
 		op.Kind, op.Keep = SetMetadata, Retention{MaxCount: random.Uint64N(5)}
-	case n < 51 && !c.Gentle:
+	case n < 51:
 		op.Kind = Delete
-	case n < 52 && !c.Gentle && random.IntN(8) == 0:
+	case n < 52 && random.IntN(8) == 0:
 		op.Kind = Tombstone
 	}
 	if op.Kind != Append {
@@ -80,6 +81,9 @@ func (c Clients) draw(random *rand.Rand, stream string, known int64) Op {
 	}
 	switch random.IntN(4) {
 	case 0: // whatever there is
+		if c.Exact {
+			op.Expected = eventstore.Expected(known)
+		}
 	case 1:
 		op.Expected = eventstore.NoStream
 	default:
