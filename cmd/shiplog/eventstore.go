@@ -55,6 +55,7 @@ with "shiplog eventstore passwd". The file is read again when it changes.`,
 	flags.StringVar(&store.Key, "key", "", "file with its key")
 	flags.StringVar(&store.CA, "ca", "", "file with the authority of client certificates; clients must then show one, or with --users a password")
 	flags.StringVar(&store.Users, "users", "", "file of users")
+	flags.StringVar(&store.MaxBytes, "max-bytes", "", "how much disk the log may take, as in 20Gi (default: all but a reserve of the disk)")
 	flags.StringVar(&store.Metrics, "metrics", "", "address of /metrics (Prometheus) and /health/live; empty for none")
 	return cmd
 }

@@ -158,29 +158,29 @@ func (l *Log) open() (err error) {
 }
 
 func (l *Log) openPebble(exists bool) error {
-	type result struct {
+	type opened struct {
 		db  *pebble.DB
 		err error
 	}
-	opened := make(chan result, 1)
+	done := make(chan opened, 1)
 	go func() {
+		var o opened
 		defer func() {
 			if r := recover(); r != nil { // some failures of the disk end in a panic
-				opened <- result{err: fmt.Errorf("%w: %v", eventstore.ErrUnavailable, r)}
+				o = opened{err: fmt.Errorf("%w: %v", eventstore.ErrUnavailable, r)}
 			}
+			done <- o
 		}()
-		db, err := pebble.Open(l.opts.FS.PathJoin(l.dir, dbDir), l.pebbleOptions(exists))
-		opened <- result{db, err}
+		o.db, o.err = pebble.Open(l.opts.FS.PathJoin(l.dir, dbDir), l.pebbleOptions(exists))
 	}()
 	select {
-	case r := <-opened:
-		l.fuse.armed.Store(r.err == nil)
-		if r.err == nil {
-			l.db = r.db
+	case o := <-done:
+		if o.err == nil {
+			l.db = o.db
+			l.fuse.armed.Store(true)
 		}
-		return r.err
-	case <-l.fuse.gone:
-		// Pebble would wait for ever for what it recovered to be written. Halt it; nothing that it does reaches the disk.
+		return o.err
+	case <-l.fuse.gone: // Pebble may wait for ever for a table that is not written any more
 		l.fuse.armed.Store(true)
 		return l.fuse.blown()
 	}

@@ -147,7 +147,8 @@ func TestPowerLossDuringUpgrade(t *testing.T) {
 	opts.FS = format1(t)
 	whole := open(t, "log", opts)
 	want := entriesOf(t, whole)
-	for name, kinds := range map[string]func(errorfs.Op) bool{"sync": isSync, "change": isKind(errorfs.OpCreate, errorfs.OpRename, errorfs.OpReuseForWrite, errorfs.OpLink, errorfs.OpFileWrite)} {
+	change := isKind(errorfs.OpCreate, errorfs.OpRename, errorfs.OpReuseForWrite, errorfs.OpLink, errorfs.OpFileWrite)
+	for name, kinds := range map[string]func(errorfs.Op) bool{"sync": isSync, "change": change} {
 		for _, kept := range []int{0, 50, 100} { // of what was not synced, in percent
 			for n := int64(1); ; n++ {
 				mem := format1(t)

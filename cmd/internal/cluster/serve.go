@@ -33,6 +33,7 @@ type Store struct {
 	CA        string // of client certificates
 	Users     string // a file of users; "" for none
 	Metrics   string // address of metrics and health; "" for none
+	MaxBytes  string // how much disk the log may take, as in "20Gi"; "": no bound but the disk's
 	Logger    *slog.Logger
 }
 
@@ -107,7 +108,12 @@ func (s *Store) Serve(ctx context.Context, ready func(address string)) (err erro
 	if err != nil {
 		return fmt.Errorf("%w: stop what listens there, or choose another address with --listen", err)
 	}
-	log, err := embedded.Open(s.Dir, embedded.Options{Logger: s.Logger})
+	most, err := parseBytes("max-bytes", s.MaxBytes)
+	if err != nil {
+		listener.Close()
+		return err
+	}
+	log, err := embedded.Open(s.Dir, embedded.Options{Logger: s.Logger, MaxBytes: most})
 	if err != nil {
 		listener.Close()
 		return fmt.Errorf("opening the log: %w", err)
