@@ -14,6 +14,9 @@ LDFLAGS  := -X main.version=$(VERSION) \
 # Rooms whose tests need no more than a Go tool chain, and those that start Postgres, containers or network namespaces.
 INTEGRATION := ./ops/... ./projections/... ./runtime/... ./eventstore/... ./commands/... ./api/...
 
+# The end-to-end suite with every cluster's log in another process, reached through the official EventStoreDB client.
+ON_EVENTSTORE := SHIPLOG_E2E_EVENTSTORE=esdb
+
 .PHONY: help
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,10 +60,12 @@ lint: ## formatting, vet, staticcheck
 .PHONY: test
 test: deps build lint ## every check: architecture, unit, integration, end to end
 	go test -timeout 25m ./...
+	$(ON_EVENTSTORE) go test -timeout 25m ./test/e2e
 
 .PHONY: e2e
-e2e: deps build ## only the end-to-end suites
+e2e: deps build ## only the end-to-end suites, on the embedded log and on an event store in another process
 	go test -count=1 -timeout 25m ./test/...
+	$(ON_EVENTSTORE) go test -count=1 -timeout 25m ./test/e2e
 
 .PHONY: soak
 soak: deps ## power fails under the log for as long as you like: SOAK=30m, or a number of runs; a failing seed prints how to see it again

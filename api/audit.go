@@ -43,14 +43,15 @@ type auditTrail struct {
 	engine  *storage.Engine
 	now     func() time.Time
 	logger  *slog.Logger
+	kinds   *domain.Set
 	queue   chan domain.Event
 	dropped atomic.Uint64
 	done    chan struct{}
 	once    sync.Once
 }
 
-func newAuditTrail(e *storage.Engine, now func() time.Time, logger *slog.Logger) *auditTrail {
-	return &auditTrail{engine: e, now: now, logger: logger, queue: make(chan domain.Event, auditQueue), done: make(chan struct{})}
+func newAuditTrail(e *storage.Engine, kinds *domain.Set, now func() time.Time, logger *slog.Logger) *auditTrail {
+	return &auditTrail{engine: e, kinds: kinds, now: now, logger: logger, queue: make(chan domain.Event, auditQueue), done: make(chan struct{})}
 }
 
 var (
@@ -122,7 +123,8 @@ func (t *auditTrail) event(e *audit.Event) (domain.Event, bool) {
 	if name == "" {
 		name = "-"
 	}
-	evidence, err := json.Marshal(map[string]any{"uri": e.RequestURI, "code": code, "reason": e.ResponseStatus.Reason, "message": e.ResponseStatus.Message})
+	gr := domain.Resource{Group: e.ObjectRef.APIGroup, Resource: e.ObjectRef.Resource}
+	evidence, err := json.Marshal(map[string]any{"uri": e.RequestURI, "code": code, "reason": e.ResponseStatus.Reason, "message": t.message(gr, code, e.ResponseStatus.Message)})
 	if err != nil {
 		return domain.Event{}, false
 	}
@@ -136,6 +138,20 @@ func (t *auditTrail) event(e *audit.Event) (domain.Event, bool) {
 		Actor: actor, Command: domain.CommandInfo{Verb: e.Verb, Subresource: e.ObjectRef.Subresource, RequestID: string(e.AuditID)},
 		Correlation: uuid.NewString(), Evidence: evidence, Time: t.now().UTC(), Version: domain.SchemaVersion,
 	}, true
+}
+
+// message is what may be told of the answer to a request. An answer that finds fault with what was sent may quote it, and what is sealed
+// must not get into the log by that way.
+func (t *auditTrail) message(gr domain.Resource, code int, text string) string {
+	k, ok := t.kinds.ByResource(gr)
+	if !ok || len(k.Sealed) == 0 {
+		return text
+	}
+	switch code {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusConflict, http.StatusTooManyRequests:
+		return text
+	}
+	return "(withheld: it may quote what was sent)"
 }
 
 // Run implements audit.Backend.

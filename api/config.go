@@ -10,6 +10,7 @@ import (
 
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/eventstore"
+	"github.com/shiplog/shiplog/eventstore/keystore"
 	"github.com/shiplog/shiplog/ops/pki"
 	"github.com/shiplog/shiplog/projections"
 	"github.com/shiplog/shiplog/projections/nodefeed"
@@ -32,7 +33,10 @@ type Config struct {
 	Log     eventstore.Log      // must
 	Live    projections.Live    // must; follows the log, run by the caller
 	History projections.History // answers reads of the past; nil: there are none
-	Kinds   *domain.Set         // must
+	// Kinds of the cluster, with the keys that open what is sealed; must.
+	Kinds *domain.Set
+	// Keys seal the payloads of Secrets, and of what else the kinds want sealed; nil: nothing is sealed.
+	Keys keystore.Store
 
 	ServiceCIDR   string // default 10.96.0.0/12
 	ClusterDomain string // default cluster.local

@@ -60,7 +60,7 @@ func New(ctx context.Context, c Config) (*Server, error) {
 		return nil, fmt.Errorf("making the API server: %w", err)
 	}
 	s := &Server{cfg: c, stop: make(chan struct{}), ready: make(chan struct{})}
-	s.engine = storage.NewEngine(storage.Config{Log: c.Log, Live: c.Live, History: c.History, Now: c.Now, Logger: c.Logger})
+	s.engine = storage.NewEngine(storage.Config{Log: c.Log, Live: c.Live, History: c.History, Keys: c.Keys, Kinds: c.Kinds, Now: c.Now, Logger: c.Logger})
 	s.informers = informers.New(c.Live, c.Kinds)
 	if err := s.assemble(ctx); err != nil {
 		s.Close()
@@ -111,7 +111,7 @@ func (s *Server) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.audit = newAuditTrail(s.engine, c.Now, c.Logger)
+	s.audit = newAuditTrail(s.engine, c.Kinds, c.Now, c.Logger)
 
 	g := genericapiserver.NewConfig(legacyscheme.Codecs)
 	g.SecureServing = &genericapiserver.SecureServingInfo{Listener: s.listener, ClientCA: ca}

@@ -13,6 +13,9 @@ type Replay struct {
 	draft *Draft // nil: the JSON is the state's
 }
 
+// NewReplay goes on from a state.
+func NewReplay(s State) Replay { return Replay{state: s} }
+
 // Apply goes on by one event. An error is the *FoldError of State.Apply. The replay stands where it was then, but when the event's
 // delta did not apply the object's JSON is that of some moment before: see Spoil.
 func (r *Replay) Apply(e Event) error {
@@ -58,6 +61,9 @@ func (r *Replay) UID() types.UID { return r.state.UID }
 
 // currentVersion is how the metadata of an event of this schema ends.
 const currentVersion = `"` + wireVersion + `":1}`
+
+// Whoever raises SchemaVersion finds the constant above: this does not compile then.
+var _ = [1]struct{}{}[SchemaVersion-1]
 
 // Step reads of a record only what a fold needs of an event: Ref, Op, Change, Position and Revision. What is equal in known, the
 // reference that the event before had, shares its memory. ok is false when the record has to be read whole, by UnmarshalEvent, which

@@ -135,17 +135,29 @@ func decodeErased(k *Kind, document []byte, position uint64, why error) (runtime
 	if annotations == nil {
 		annotations = map[string]string{}
 	}
-	annotations[ErasedAnnotation] = why.Error()
+	annotations[ErasedAnnotation] = fmt.Sprintf("%v (key %s)", why, e.KeyID)
 	m.SetAnnotations(annotations)
 	return obj, nil
 }
 
 // Erased tells whether an object was read without its payload.
-func Erased(obj runtime.Object) bool {
+func Erased(obj runtime.Object) bool { return ErasedMark(obj) != "" }
+
+// ErasedMark is what ErasedAnnotation says of an object, "" when it was read whole. It is the same for the same payload.
+func ErasedMark(obj runtime.Object) string {
 	m, err := meta.Accessor(obj)
 	if err != nil {
-		return false
+		return ""
 	}
-	_, marked := m.GetAnnotations()[ErasedAnnotation]
-	return marked
+	return m.GetAnnotations()[ErasedAnnotation]
+}
+
+// WithoutPayload returns a document, sealed or open, without the envelope, the sealed fields of the kind and the marker of an erased payload.
+func WithoutPayload(k *Kind, document []byte) []byte {
+	if e, ok := EnvelopeOf(document); ok {
+		return withoutEnvelope(document, e)
+	}
+	rest, _ := k.Split(document)
+	rest, _ = cut(rest, erasedPath())
+	return rest
 }

@@ -59,7 +59,8 @@ func hashField[T string | []byte](h hash.Hash, field T) {
 
 // Entry is what stands at a position of a log: an event, or what the scavenger left of one.
 type Entry struct {
-	// Recorded is the event. Of a scavenged one only Stream, Revision, Position and Created are left.
+	// Recorded is the event. Of a scavenged one only Stream, Revision, Position and Created are left, and of a stream's metadata its content:
+	// it proves that the stream's retention allowed to scavenge what was scavenged.
 	Recorded
 	Scavenged bool
 	Content   Digest // of the event's content; it outlives the content
@@ -71,8 +72,8 @@ type Entry struct {
 func Link(previous Digest, e *Entry) Digest {
 	const ticksPerSecond = uint64(time.Second / (100 * time.Nanosecond))
 	ticks := uint64(e.Created.Unix())*ticksPerSecond + uint64(e.Created.Nanosecond())/100
-	buf := make([]byte, 0, 2*sha256.Size+4*8+len(e.Stream))
-	buf = append(buf, previous[:]...)
+	var room [256]byte // enough for nearly every stream's name, and never on the heap
+	buf := append(room[:0], previous[:]...)
 	buf = append(buf, e.Content[:]...)
 	for _, n := range [...]uint64{uint64(e.Position), e.Revision, ticks, uint64(len(e.Stream))} {
 		buf = binary.BigEndian.AppendUint64(buf, n)

@@ -3,14 +3,18 @@ package projections
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/eventstore"
 )
 
 // EventOf reads a record of the log. It returns false, and no error, for a record that is none of a cluster's events: a log may
-// hold others' streams too. A record in an object's stream that cannot be read is an error.
+// hold others' streams too, and system events in any. Another record in an object's stream that cannot be read is an error.
 func EventOf(r eventstore.Recorded) (domain.Event, bool, error) {
+	if strings.HasPrefix(r.Type, "$") {
+		return domain.Event{}, false, nil
+	}
 	e, err := domain.UnmarshalEvent(r.Type, r.ID.String(), r.Data, r.Metadata, uint64(r.Position), r.Revision, r.Created)
 	if err == nil {
 		return e, true, nil

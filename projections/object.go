@@ -14,7 +14,8 @@ type Object struct {
 	Ref      domain.Ref
 	Position uint64 // of its last event; its resourceVersion
 	Revision uint64 // of its last event in its stream; what the next append expects
-	JSON     []byte // canonical, without a resourceVersion
+	// JSON is canonical, without a resourceVersion, as the log has it: what a kind seals is sealed. See Document.
+	JSON []byte
 
 	typed func() (runtime.Object, error)
 }
@@ -27,6 +28,19 @@ func NewObject(o Object, typed func() (runtime.Object, error)) *Object {
 
 // Typed returns the object as the Go type of its kind's version (*corev1.Pod), resourceVersion set. Never change it.
 func (o *Object) Typed() (runtime.Object, error) { return o.typed() }
+
+// Document returns the object in canonical JSON for readers: JSON, but for one whose payload is sealed with the payload in its place or,
+// when it is erased, with the marker domain.ErasedAnnotation.
+func (o *Object) Document() ([]byte, error) {
+	if !domain.IsSealed(o.JSON) {
+		return o.JSON, nil
+	}
+	typed, err := o.Typed()
+	if err != nil {
+		return nil, err
+	}
+	return domain.Encode(o.Kind, typed)
+}
 
 // Reader reads the cluster as it is at one position: a consistent snapshot, free of locks and safe for many goroutines.
 type Reader interface {

@@ -22,6 +22,7 @@ import (
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/eventstore"
 	"github.com/shiplog/shiplog/eventstore/embedded"
+	"github.com/shiplog/shiplog/eventstore/keystore"
 	"github.com/shiplog/shiplog/ops/pki"
 	"github.com/shiplog/shiplog/projections/live"
 	"github.com/shiplog/shiplog/projections/logreplay"
@@ -39,6 +40,7 @@ type Cluster struct {
 	Log    eventstore.Log
 	Live   *live.View
 	Kinds  *domain.Set
+	Keys   *keystore.File
 	PKI    *pki.PKI
 	Bus    commands.Bus
 	// Kubeconfig is the path of the administrator's kubeconfig.
@@ -71,11 +73,14 @@ func StartIn(t testing.TB, dir string, opts ...func(*api.Config)) *Cluster {
 	}
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	api.RouteLibraryLogs(logger)
-	c := &Cluster{Dir: dir, Kinds: domain.NewSet(domain.Kinds())}
+	c := &Cluster{Dir: dir}
 	var err error
+	c.Keys, err = keystore.Open(filepath.Join(dir, "keys"), keystore.Options{Logger: logger})
+	must(err)
+	c.Kinds = domain.NewSet(domain.Kinds()).WithKeys(c.Keys)
 	c.Log, err = embedded.Open(filepath.Join(dir, "log"), embedded.Options{Logger: logger})
 	must(err)
-	cfg := api.Config{Listen: "127.0.0.1:0", Log: c.Log, Kinds: c.Kinds, Logger: logger}
+	cfg := api.Config{Listen: "127.0.0.1:0", Log: c.Log, Kinds: c.Kinds, Keys: c.Keys, Logger: logger}
 	for _, o := range opts {
 		o(&cfg)
 	}
@@ -117,6 +122,9 @@ func StartIn(t testing.TB, dir string, opts ...func(*api.Config)) *Cluster {
 		}
 		if err := c.Log.Close(); err != nil && !errors.Is(err, eventstore.ErrClosed) {
 			t.Errorf("closing the log: %v", err)
+		}
+		if err := c.Keys.Close(); err != nil {
+			t.Errorf("closing the key store: %v", err)
 		}
 	}
 	select {

@@ -78,7 +78,7 @@ func (t target) path() (string, error) {
 	}
 	path := filepath.Join(named, adminKubeconfig)
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("there is no cluster in %s (%s is missing): name its directory with --data-dir or SHIPLOG_DATA_DIR, or start one with `shiplog up`", named, path)
+		return "", fmt.Errorf("%w in %s (%s is missing): name its directory with --data-dir or SHIPLOG_DATA_DIR, or start one with `shiplog up`", errNoCluster, named, path)
 	} else if err != nil {
 		return "", fmt.Errorf("reading the kubeconfig: %w (are you the user who runs the cluster?)", err)
 	}
@@ -131,6 +131,8 @@ func connectKubeconfig(path string) (*connection, error) {
 	return c, nil
 }
 
+var errNoCluster = errors.New("there is no cluster")
+
 // errNotRunning says that no control plane answers; commands that look back then read the data directory itself.
 var errNotRunning = errors.New("the cluster is not running")
 
@@ -156,4 +158,18 @@ func (t target) stoppedDir(err error) (string, bool) {
 		return "", false
 	}
 	return dirOfKubeconfig(path)
+}
+
+// localDir is the data directory on this machine that the user means, or false when it is not one's.
+func (t target) localDir() (string, bool) {
+	path, err := t.path()
+	if err == nil {
+		return dirOfKubeconfig(path)
+	}
+	dir := t.dir
+	if dir == "" {
+		dir = dataDirFromEnv()
+	}
+	_, statErr := os.Stat(filepath.Join(dir, "version"))
+	return dir, errors.Is(err, errNoCluster) && statErr == nil
 }

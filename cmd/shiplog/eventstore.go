@@ -1,104 +1,132 @@
 package main
 
 import (
-	"context"
-	"crypto/tls"
-	"crypto/x509"
+	"bufio"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
-	"net"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
-	"github.com/shiplog/shiplog/eventstore/embedded"
-	"github.com/shiplog/shiplog/eventstore/protocol"
+	"github.com/shiplog/shiplog/cmd/internal/cluster"
+	"github.com/shiplog/shiplog/eventstore/protocol/users"
 )
 
 func newEventStoreCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "eventstore",
-		Short: "Serve a log to others",
+		Short: "Serve a log to others, and copy one",
 	}
-	cmd.AddCommand(newEventStoreServeCommand())
+	cmd.AddCommand(newEventStoreServeCommand(), newEventStorePasswdCommand(), newEventStoreCopyCommand())
 	return cmd
 }
 
 func newEventStoreServeCommand() *cobra.Command {
-	var dir, listen, cert, key, ca string
-	var insecure bool
+	var store cluster.Store
 	cmd := &cobra.Command{
-		Use:   "serve --dir D (--insecure | --cert F --key F [--ca F])",
+		Use:   "serve --dir D (--insecure | --cert F --key F [--ca F] [--users F])",
 		Short: "Serve an embedded log over EventStoreDB's protocol",
 		Long: `Serves the log in a directory over EventStoreDB's gRPC protocol, for the official clients and for "shiplog up --eventstore".
-It prints one line "ready ADDRESS" to stdout when it serves, and stops on SIGTERM and SIGINT.`,
+It prints one line "ready ADDRESS" to stdout when it serves. On SIGTERM and SIGINT it ends subscriptions, lets other calls come
+to their end for some seconds, and stops.
+
+Without --users everything is open to everybody who can connect. With it, streams have access lists in their metadata; make users
+with "shiplog eventstore passwd". The file is read again when it changes.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if dir == "" {
-				return errors.New("name the log's directory with --dir")
-			}
-			config, err := serverTLS(insecure, cert, key, ca)
-			if err != nil {
+			if err := store.Check(); err != nil {
 				return err
 			}
-			return serveEventStore(cmd.Context(), dir, listen, config)
+			store.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
+			return store.Serve(cmd.Context(), func(address string) { fmt.Println("ready " + address) })
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&dir, "dir", "", "directory of the log")
-	flags.StringVar(&listen, "listen", "127.0.0.1:2113", "address to serve on; port 0 picks one")
-	flags.BoolVar(&insecure, "insecure", false, "serve without TLS")
-	flags.StringVar(&cert, "cert", "", "file with the server's certificate")
-	flags.StringVar(&key, "key", "", "file with its key")
-	flags.StringVar(&ca, "ca", "", "file with the authority of client certificates; clients must then show one")
+	flags.StringVar(&store.Dir, "dir", "", "directory of the log")
+	flags.StringVar(&store.Listen, "listen", "127.0.0.1:2113", "address to serve on; port 0 picks one")
+	flags.StringVar(&store.Advertise, "advertise", "", "address that clients in cluster mode are told to connect to (default: where they reached the server)")
+	flags.BoolVar(&store.Insecure, "insecure", false, "serve without TLS")
+	flags.StringVar(&store.Cert, "cert", "", "file with the server's certificate; it is read again for each connection")
+	flags.StringVar(&store.Key, "key", "", "file with its key")
+	flags.StringVar(&store.CA, "ca", "", "file with the authority of client certificates; clients must then show one, or with --users a password")
+	flags.StringVar(&store.Users, "users", "", "file of users")
+	flags.StringVar(&store.Metrics, "metrics", "", "address of /metrics (Prometheus) and /health/live; empty for none")
 	return cmd
 }
 
-func serverTLS(insecure bool, cert, key, ca string) (*tls.Config, error) {
-	if insecure {
-		if cert != "" || key != "" || ca != "" {
-			return nil, errors.New("--insecure and certificates exclude each other")
-		}
-		return nil, nil
+func newEventStorePasswdCommand() *cobra.Command {
+	var file string
+	var groups []string
+	var generate bool
+	cmd := &cobra.Command{
+		Use:   "passwd NAME [--users F] [--group G]... [--generate]",
+		Short: "Make a user of an event store, or change a password",
+		Long: `Reads a password from the terminal, or one line from stdin, and puts a line for the user into a file of users, in place of the one
+that was there; without --users it prints the line. Groups are replaced too. The user admin is in $admins, who may do everything,
+and the user ops in $ops, who manage persistent subscriptions.`,
+		Example: `  shiplog eventstore passwd --users users admin
+  shiplog eventstore passwd --users users --group readers --generate billing`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			password, err := choosePassword(generate, cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			line, err := users.Line(args[0], password, groups, 0)
+			if err != nil {
+				return err
+			}
+			if file == "" {
+				fmt.Println(line)
+			} else if err := users.Put(file, line); err != nil {
+				return err
+			}
+			if generate {
+				fmt.Fprintln(os.Stderr, "password of "+args[0]+": "+password)
+			}
+			return nil
+		},
 	}
-	if cert == "" || key == "" {
-		return nil, errors.New("give a certificate with --cert and --key, or serve without TLS with --insecure")
-	}
-	pair, err := tls.LoadX509KeyPair(cert, key)
-	if err != nil {
-		return nil, fmt.Errorf("reading the certificate: %w", err)
-	}
-	config := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}}
-	if ca != "" {
-		pem, err := os.ReadFile(ca)
-		if err != nil {
-			return nil, fmt.Errorf("reading the authority: %w", err)
-		}
-		config.ClientCAs, config.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
-		if !config.ClientCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s holds no certificate", ca)
-		}
-	}
-	return config, nil
+	flags := cmd.Flags()
+	flags.StringVar(&file, "users", "", "file of users to change; it is made if there is none")
+	flags.StringSliceVar(&groups, "group", nil, "group of the user")
+	flags.BoolVar(&generate, "generate", false, "make up a password, and say it on stderr")
+	return cmd
 }
 
-func serveEventStore(ctx context.Context, dir, listen string, config *tls.Config) error {
-	logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	log, err := embedded.Open(dir, embedded.Options{Logger: logger})
-	if err != nil {
-		return fmt.Errorf("opening the log: %w", err)
+// choosePassword makes up a password, or asks for one: twice where somebody sits at a terminal.
+func choosePassword(generate bool, in io.Reader) (string, error) {
+	if generate {
+		return rand.Text(), nil
 	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
-	if err != nil {
-		return errors.Join(err, log.Close())
+	if f, ok := in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		ask := func(what string) (string, error) {
+			fmt.Fprint(os.Stderr, what+": ")
+			password, err := term.ReadPassword(int(f.Fd()))
+			fmt.Fprintln(os.Stderr)
+			return string(password), err
+		}
+		first, err := ask("password")
+		if err != nil {
+			return "", fmt.Errorf("reading the password: %w", err)
+		}
+		second, err := ask("again")
+		if err != nil {
+			return "", fmt.Errorf("reading the password: %w", err)
+		}
+		if first != second {
+			return "", errors.New("the passwords differ: nothing was changed")
+		}
+		return first, nil
 	}
-	server := protocol.NewServer(log, protocol.Options{TLS: config, Logger: logger})
-	defer context.AfterFunc(ctx, server.Stop)()
-	fmt.Println("ready " + listener.Addr().String())
-	err = server.Serve(listener)
-	if ctx.Err() != nil {
-		err = nil // it was asked to stop
+	line, err := bufio.NewReader(in).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", fmt.Errorf("reading the password from stdin: %w", err)
 	}
-	return errors.Join(err, log.Close())
+	return strings.TrimRight(line, "\r\n"), nil
 }

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -34,5 +36,10 @@ func openPast(t target) (history.Access, error) {
 	if err != nil {
 		return history.Access{}, err
 	}
-	return history.Access{History: logreplay.New(log, kinds), Kinds: kinds, Close: closeLog}, nil
+	kinds, closeKeys, err := cluster.OpenKinds(dir, os.Getenv(cluster.KEKFileEnv))
+	if err != nil {
+		return history.Access{}, errors.Join(err, closeLog())
+	}
+	closeAll := func() error { return errors.Join(closeKeys(), closeLog()) }
+	return history.Access{History: logreplay.New(log, kinds), Kinds: kinds, Close: closeAll}, nil
 }

@@ -72,7 +72,7 @@ changed, and everything else is derived from it: so the cluster can be read as i
 		"run":  {newUpCommand(), newDownCommand(), newAgentCommand(), newTokenCommand()},
 		"use":  {newKubectlCommand(), newImageCommand()},
 		"look": append([]*cobra.Command{newAtCommand()}, newLookBackCommands(func() target { return named })...),
-		"tend": {newVerifyCommand(), newRebuildCommand(), newControllersCommand(), newEventStoreCommand()},
+		"tend": {newBackupCommand(), newRestoreCommand(), newVerifyCommand(), newRebuildCommand(), newControllersCommand(), newEventStoreCommand(), newKeysCommand()},
 	} {
 		for _, c := range commands {
 			c.GroupID = group

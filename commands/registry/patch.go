@@ -7,6 +7,7 @@ import (
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
@@ -23,6 +24,12 @@ func (b *bus) patch(ctx context.Context, x *call) (runtime.Object, error) {
 		return b.apply(ctx, x)
 	}
 	return b.update(ctx, x, func(_ context.Context, _, old runtime.Object) (runtime.Object, error) {
+		// Kinds that an update may create, as leases are, come here with an empty object: there is nothing to patch.
+		if m, err := meta.Accessor(old); err != nil {
+			return nil, apierrors.NewInternalError(fmt.Errorf("reading the object to be patched: %w", err))
+		} else if m.GetResourceVersion() == "" {
+			return nil, apierrors.NewNotFound(x.gvr.GroupResource(), x.Name)
+		}
 		before, err := scheme().ConvertToVersion(old, versions(x.kind.GroupVersion()))
 		if err != nil {
 			return nil, apierrors.NewInternalError(fmt.Errorf("converting the object to be patched: %w", err))

@@ -25,7 +25,8 @@ type change struct {
 	from     *projections.Object // what it was computed from; nil for a creation
 	before   runtime.Object
 	after    runtime.Object // nil for a deletion
-	json     []byte         // after, encoded; filled in when nil
+	json     []byte         // after, as the log will hold it; nil for a deletion
+	erased   bool           // json keeps a payload that cannot be read, and after lacks it
 	ttl      uint64         // seconds; 0: for good
 }
 
@@ -46,7 +47,7 @@ func (s *Store) append(ctx context.Context, c change, out runtime.Object) (uint6
 		return 0, err
 	}
 	stream := c.ref.Stream()
-	if c.after != nil {
+	if c.after != nil && !c.erased {
 		s.live.Expect(ev.ID, c.after)
 	}
 	done, err := s.log.Append(ctx, stream, c.expected, p)
@@ -84,16 +85,10 @@ func (s *Store) event(ctx context.Context, c *change) (domain.Event, error) {
 }
 
 func (s *Store) delta(c *change) (json.RawMessage, error) {
-	if c.op == domain.Deleted {
+	switch c.op {
+	case domain.Deleted:
 		return nil, nil
-	}
-	if c.json == nil {
-		var err error
-		if c.json, err = domain.Encode(s.kind, c.after); err != nil {
-			return nil, err
-		}
-	}
-	if c.op == domain.Created {
+	case domain.Created:
 		return c.json, nil
 	}
 	return domain.Delta(s.kind, c.from.JSON, c.json)

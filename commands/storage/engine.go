@@ -14,6 +14,7 @@ import (
 
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/eventstore"
+	"github.com/shiplog/shiplog/eventstore/keystore"
 	"github.com/shiplog/shiplog/projections"
 )
 
@@ -23,8 +24,12 @@ type Config struct {
 	Live projections.Live
 	// History answers reads of the past; nil: reads of a position that is no longer in memory fail with "Expired".
 	History projections.History
-	Now     func() time.Time // nil: time.Now
-	Logger  *slog.Logger     // nil: slog.Default()
+	// Keys seal what kinds want sealed; nil: nothing is sealed, and nothing is destroyed. The set of the read models should open with them.
+	Keys keystore.Store
+	// Kinds are all kinds of the cluster, with the keys that open what is sealed. They must be given with Keys.
+	Kinds  *domain.Set
+	Now    func() time.Time // nil: time.Now
+	Logger *slog.Logger     // nil: slog.Default()
 }
 
 // Engine makes the stores of the resources over one log. It is safe for many goroutines.
@@ -34,6 +39,10 @@ type Engine struct {
 	history projections.History
 	now     func() time.Time
 	logger  *slog.Logger
+
+	keys   keystore.Store
+	kinds  *domain.Set
+	reaper *reaper // nil without keys
 
 	pages  *pages
 	recent recent
@@ -52,7 +61,7 @@ type bound struct {
 // NewEngine makes an engine. Close ends what it runs in the background.
 func NewEngine(c Config) *Engine {
 	e := &Engine{
-		log: c.Log, live: c.Live, history: c.History, now: c.Now, logger: c.Logger,
+		log: c.Log, live: c.Live, history: c.History, keys: c.Keys, kinds: c.Kinds, now: c.Now, logger: c.Logger,
 		pages: newPages(), bounds: make(chan bound, 1024),
 	}
 	if e.now == nil {
@@ -67,6 +76,10 @@ func NewEngine(c Config) *Engine {
 	e.wg.Add(2)
 	go func() { defer e.wg.Done(); e.expiry.run(ctx) }()
 	go func() { defer e.wg.Done(); e.boundStreams(ctx) }()
+	if e.keys != nil && e.kinds != nil {
+		e.reaper = newReaper(e)
+		e.wg.Go(func() { e.reaper.run(ctx) })
+	}
 	return e
 }
 

@@ -11,11 +11,12 @@ import (
 // replay rebuilds the changes of a resource from its events, beginning with a state.
 type replay struct {
 	kind    *domain.Kind
+	kinds   *domain.Set // with the keys of what is sealed
 	objects map[string]*projections.Object
 }
 
-func newReplay(k *domain.Kind, state []*projections.Object) *replay {
-	r := &replay{kind: k, objects: make(map[string]*projections.Object, len(state))}
+func newReplay(k *domain.Kind, kinds *domain.Set, state []*projections.Object) *replay {
+	r := &replay{kind: k, kinds: kinds, objects: make(map[string]*projections.Object, len(state))}
 	for _, o := range state {
 		r.objects[o.Ref.Stream()] = o
 	}
@@ -39,7 +40,7 @@ func (r *replay) apply(ev domain.Event) (*projections.Change, error) {
 	}
 	ref := ev.Ref
 	ref.UID = state.UID
-	after := memory.Decoded(nil, projections.Object{
+	after := memory.Decoded(r.kinds, projections.Object{
 		Kind: r.kind, Ref: ref, Position: state.Position, Revision: state.Revision, JSON: state.JSON,
 	})
 	r.objects[stream] = after

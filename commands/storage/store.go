@@ -35,6 +35,9 @@ func (e *Engine) Store(o Options) (*Store, error) {
 	if o.Kind == nil || o.Scheme == nil || o.New == nil {
 		return nil, fmt.Errorf("making a store of %q: kind, scheme and New must be given", o.Prefix)
 	}
+	if e.keys != nil && e.kinds == nil {
+		return nil, fmt.Errorf("making the store of %s: there are keys, but no kinds to say which of them are in use", o.Kind.GroupResource())
+	}
 	prefix := "/" + strings.Trim(o.Prefix, "/")
 	if prefix == "/" {
 		return nil, fmt.Errorf("making the store of %s: the prefix of its keys is empty", o.Kind.GroupResource())

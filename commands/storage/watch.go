@@ -15,6 +15,7 @@ import (
 	"k8s.io/apiserver/pkg/storage"
 	utilflowcontrol "k8s.io/apiserver/pkg/util/flowcontrol"
 
+	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/projections"
 )
 
@@ -248,8 +249,9 @@ func (w *watcher) sendInitial(ctx context.Context, src source) error {
 	return nil
 }
 
-// replay delivers what happened after a position, up to another (0: everything that history knows), and returns how far it
-// came.
+// replay delivers what happened after a position, up to another (0: everything that history knows, to go on with the present), and
+// returns how far it came. Who goes on with the present must not take a payload that was superseded meanwhile, and erased, for one that was
+// emptied: such a watch has to start again from a list.
 func (w *watcher) replay(ctx context.Context, after, through uint64) (uint64, error) {
 	h := w.store.history
 	if h == nil {
@@ -259,6 +261,7 @@ func (w *watcher) replay(ctx context.Context, after, through uint64) (uint64, er
 	if err != nil {
 		return 0, pastError(after, err)
 	}
+	present := through == 0
 	if through == 0 || through > known {
 		through = known
 	}
@@ -269,7 +272,7 @@ func (w *watcher) replay(ctx context.Context, after, through uint64) (uint64, er
 	if err != nil {
 		return 0, pastError(after, err)
 	}
-	r := newReplay(w.store.kind, state)
+	r := newReplay(w.store.kind, w.store.kinds, state)
 	for from := after; ; {
 		events, err := h.Events(ctx, projections.EventQuery{
 			Group: w.store.gr.Group, Resource: w.store.gr.Resource, Namespace: w.at.namespace, Name: w.at.name,
@@ -286,6 +289,9 @@ func (w *watcher) replay(ctx context.Context, after, through uint64) (uint64, er
 			if c == nil {
 				continue
 			}
+			if present && w.concerns(*c) && erasedIn(c.After) {
+				return 0, expired(after, errErasedMeanwhile)
+			}
 			if err := w.deliver(ctx, *c); err != nil {
 				return 0, err
 			}
@@ -295,6 +301,17 @@ func (w *watcher) replay(ctx context.Context, after, through uint64) (uint64, er
 		}
 		from = events[len(events)-1].Position
 	}
+}
+
+// errErasedMeanwhile says why a watch cannot be resumed.
+var errErasedMeanwhile = errors.New("what was sealed then has been superseded and erased")
+
+func erasedIn(o *projections.Object) bool {
+	if o == nil || !domain.IsSealed(o.JSON) {
+		return false
+	}
+	typed, err := o.Typed()
+	return err == nil && domain.Erased(typed)
 }
 
 // watchPast is a watch of the cluster as it was: what there was, what happened up to then, and no more.

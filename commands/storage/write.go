@@ -56,20 +56,29 @@ func (s *Store) create(ctx context.Context, key string, ref domain.Ref, obj, out
 		return err
 	}
 	ref.UID = uidOf(typed).UID
+	enc, err := s.encode(ctx, ref, typed, nil)
+	if err != nil {
+		return err
+	}
 	expected := eventstore.NoStream
 	for range maxAttempts {
-		position, err := s.append(ctx, change{op: domain.Created, ref: ref, expected: expected, after: typed, ttl: ttl}, out)
+		position, err := s.append(ctx, change{op: domain.Created, ref: ref, expected: expected, after: typed, json: enc.json, ttl: ttl}, out)
 		if err == nil {
-			return s.seen(ctx, position, out)
+			err = s.seen(ctx, position, out)
+			s.settle(enc, err)
+			return err
 		}
 		var wrong *eventstore.WrongExpectedRevisionError
 		if !errors.As(err, &wrong) {
+			s.settle(enc, err)
 			return err
 		}
 		if expected, err = s.afterDeletion(ctx, key, ref, wrong.Actual); err != nil {
+			s.unused(ctx, enc)
 			return err
 		}
 	}
+	s.unused(ctx, enc)
 	return fmt.Errorf("creating %s: %w %d times", ref, errRaced, maxAttempts)
 }
 
@@ -147,7 +156,10 @@ func (s *Store) Delete(ctx context.Context, key string, out runtime.Object, prec
 		ref.UID = uidOf(before).UID
 		position, err := s.append(ctx, change{op: domain.Deleted, ref: ref, expected: eventstore.Exact(o.Revision), from: o, before: before}, nil)
 		if err == nil {
-			return s.seen(ctx, position, out)
+			if err := s.seen(ctx, position, out); err != nil {
+				return err
+			}
+			return s.erased(ctx, o, position)
 		}
 		if !errors.Is(err, eventstore.ErrWrongExpectedRevision) {
 			return err
@@ -221,31 +233,35 @@ func (s *Store) update(ctx context.Context, key string, ref domain.Ref, o *proje
 	if err != nil {
 		return false, err
 	}
-	js, err := domain.Encode(s.kind, typed)
-	if err != nil {
-		return false, fmt.Errorf("encoding %s: %w", ref, err)
+	ref.UID = uidOf(typed).UID
+	if o.Ref.UID != "" && ref.UID != o.Ref.UID {
+		return false, storage.NewInvalidObjError(key, fmt.Sprintf("the uid tells the incarnations of a name apart and cannot change from %s to %s", o.Ref.UID, ref.UID))
 	}
-	if bytes.Equal(js, o.JSON) {
+	enc, err := s.encode(ctx, ref, typed, o)
+	if err != nil {
+		return false, err
+	}
+	if bytes.Equal(enc.json, o.JSON) {
 		return true, s.into(o, destination)
 	}
 	before, err := o.Typed()
 	if err != nil {
 		return false, fmt.Errorf("reading %s: %w", o.Ref, err)
 	}
-	ref.UID = uidOf(typed).UID
-	if o.Ref.UID != "" && ref.UID != o.Ref.UID {
-		return false, storage.NewInvalidObjError(key, fmt.Sprintf("the uid tells the incarnations of a name apart and cannot change from %s to %s", o.Ref.UID, ref.UID))
-	}
 	position, err := s.append(ctx, change{
-		op: domain.Changed, ref: ref, expected: eventstore.Exact(o.Revision), from: o, before: before, after: typed, json: js, ttl: ttl,
+		op: domain.Changed, ref: ref, expected: eventstore.Exact(o.Revision), from: o, before: before, after: typed, json: enc.json, erased: enc.erased, ttl: ttl,
 	}, destination)
 	switch {
 	case errors.Is(err, eventstore.ErrWrongExpectedRevision):
+		s.unused(ctx, enc)
 		return false, nil
 	case err != nil:
+		s.settle(enc, err)
 		return false, err
 	}
-	return true, s.seen(ctx, position, destination)
+	err = s.seen(ctx, position, destination)
+	s.settle(enc, err)
+	return true, err
 }
 
 // seen waits until the live view reflects a write, so that whoever wrote sees it, and gives the written object its version.

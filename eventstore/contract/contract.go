@@ -20,7 +20,8 @@ import (
 // patience bounds how long a test waits for something that must happen.
 const patience = 2 * time.Minute
 
-// Run runs the suite. open returns a new, empty log each time and has t close it.
+// Run runs the suite, and for a log that is eventstore.Chained what that promises. open returns a new, empty log each time and has t
+// close it.
 func Run(t *testing.T, open func(t *testing.T) eventstore.Log) {
 	for _, part := range []struct {
 		name  string
@@ -32,6 +33,9 @@ func Run(t *testing.T, open func(t *testing.T) eventstore.Log) {
 		{"metadata", metadataTests},
 		{"delete", deleteTests},
 		{"subscribe", subscribeTests},
+		{"promises", promiseTests},
+		{"times", timeTests},
+		{"ends", endTests},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			for _, test := range part.tests {
@@ -43,6 +47,7 @@ func Run(t *testing.T, open func(t *testing.T) eventstore.Log) {
 			}
 		})
 	}
+	t.Run("chain", func(t *testing.T) { runChain(t, open) })
 }
 
 type test struct {

@@ -30,7 +30,27 @@ var (
 	ErrLost = errors.New("an acknowledged event is gone")
 	// ErrGap: a stream's revisions follow each other.
 	ErrGap = errors.New("a stream's revisions have a gap")
+	// ErrPhantom: nobody is shown what was never committed, nor what was refused.
+	ErrPhantom = errors.New("something was shown that was never committed")
+	// ErrStale: a read that begins after an append was acknowledged sees it.
+	ErrStale = errors.New("an acknowledged event was not seen by a later read")
+	// ErrHalf: the events of an append are seen together or not at all.
+	ErrHalf = errors.New("a part of an append was seen without the rest")
+	// ErrUnchecked: an append goes through only where it is expected to.
+	ErrUnchecked = errors.New("an append went through although the stream was elsewhere")
+	// ErrUnjustified: an append whose expectation is met is no conflict.
+	ErrUnjustified = errors.New("an append was a conflict although the stream was where it was expected")
+	// ErrTimeWentBack: dates do not run backwards.
+	ErrTimeWentBack = errors.New("an event's date is before that of an earlier one")
 )
+
+// Promises are all of them.
+func Promises() []error {
+	return []error{
+		ErrUnordered, ErrNotUnique, ErrIncomplete, ErrNotAdmitted, ErrInvented, ErrChanged, ErrNotResumable, ErrLost, ErrGap,
+		ErrPhantom, ErrStale, ErrHalf, ErrUnchecked, ErrUnjustified, ErrTimeWentBack,
+	}
+}
 
 // Delivery is what a subscription, or several that resumed each other, delivered.
 type Delivery struct {

@@ -88,10 +88,7 @@ func TestCheckDurable(t *testing.T) {
 
 func checkBroken(t *testing.T, got, want error) {
 	t.Helper()
-	promises := []error{
-		ErrUnordered, ErrNotUnique, ErrIncomplete, ErrNotAdmitted, ErrInvented, ErrChanged, ErrNotResumable, ErrLost, ErrGap,
-	}
-	for _, p := range promises {
+	for _, p := range Promises() {
 		if errors.Is(got, p) != (p == want) {
 			t.Errorf("got %v, want %v", got, want)
 		}

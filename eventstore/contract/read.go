@@ -126,6 +126,25 @@ var readTests = []test{
 				if len(got) != limit {
 					t.Errorf("backwards: got %d events, want %d", len(got), limit)
 				}
+				middle := all[len(all)/2].Position
+				var before, after []eventstore.Recorded
+				for _, e := range want {
+					if e.Position <= middle {
+						before = append([]eventstore.Recorded{e}, before...)
+					}
+					if e.Position >= middle {
+						after = append(after, e)
+					}
+				}
+				for _, limit := range []int{0, 1, 7, 1000} {
+					wantSame(t, upToLimit(after, limit), mustCollect(t, log.ReadAll(ctx, eventstore.ReadAll{Filter: f, From: middle, Limit: limit})))
+					wantSame(t, upToLimit(before, limit),
+						mustCollect(t, log.ReadAll(ctx, eventstore.ReadAll{Filter: f, From: middle, Limit: limit, Direction: eventstore.Backwards})))
+				}
+				sub := subscribe(ctx, t, log, eventstore.Subscribe{After: middle - 1, Filter: f})
+				sub.until(all[len(all)-1].Position)
+				wantSame(t, after, sub.Events())
+				sub.check(log)
 			})
 		}
 	}},
@@ -174,6 +193,23 @@ var readTests = []test{
 			}
 		}
 	}},
+}
+
+func upToLimit(events []eventstore.Recorded, limit int) []eventstore.Recorded {
+	if limit == 0 {
+		return events
+	}
+	return events[:min(limit, len(events))]
+}
+
+func wantSame(t *testing.T, want, got []eventstore.Recorded) {
+	t.Helper()
+	if len(want) == 0 && len(got) == 0 {
+		return
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("events differ (-want +got):\n%s", diff)
+	}
 }
 
 func admitted(events []eventstore.Recorded, f eventstore.Filter) []eventstore.Recorded {

@@ -94,6 +94,32 @@ var metadataTests = []test{
 		mustSetMetadata(ctx, t, log, "s", eventstore.Metadata{MaxAge: time.Hour})
 		wantRevisions(t, mustCollect(t, log.ReadStream(ctx, "s", eventstore.ReadStream{})), 0, 1, 2)
 	}},
+	{"a maximum age takes events away when they have reached it", func(ctx context.Context, t *testing.T, log eventstore.Log) {
+		mustSetMetadata(ctx, t, log, "s", eventstore.Metadata{MaxAge: time.Second})
+		mustAppend(ctx, t, log, "s", eventstore.Any, events(3)...)
+		mustAppend(ctx, t, log, "other", eventstore.Any, events(1)...)
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for len(mustCollect(t, log.ReadStream(ctx, "s", eventstore.ReadStream{}))) > 0 {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				t.Fatal("they are still there")
+			}
+		}
+		if all := mustCollect(t, log.ReadAll(ctx, eventstore.ReadAll{})); len(all) != 1 || all[0].Stream != "other" {
+			t.Errorf("everything is still %+v", all)
+		}
+		if a := mustAppend(ctx, t, log, "s", eventstore.Exact(2), event("A", "")); a.Revision != 3 {
+			t.Errorf("got %+v, want revision 3", a)
+		}
+	}},
+	{"subscriptions leave out what was truncated", func(ctx context.Context, t *testing.T, log eventstore.Log) {
+		mustAppend(ctx, t, log, "s", eventstore.Any, events(5)...)
+		mustSetMetadata(ctx, t, log, "s", eventstore.Metadata{TruncateBefore: 3})
+		wantRevisions(t, subscribe(ctx, t, log, eventstore.Subscribe{}).take(2), 3, 4)
+		wantRevisions(t, subscribe(ctx, t, log, eventstore.Subscribe{Stream: "s"}).take(2), 3, 4)
+	}},
 	{"it can be set before there is a stream", func(ctx context.Context, t *testing.T, log eventstore.Log) {
 		mustSetMetadata(ctx, t, log, "s", eventstore.Metadata{MaxCount: 2})
 		_, err := collect(log.ReadStream(ctx, "s", eventstore.ReadStream{}))

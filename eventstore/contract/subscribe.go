@@ -158,6 +158,76 @@ var subscribeTests = []test{
 		f.until(a.Position)
 		f.check(log)
 	}},
+	{"a filter that admits nothing of what comes still moves the checkpoint", func(ctx context.Context, t *testing.T, log eventstore.Log) {
+		for _, filter := range []eventstore.Filter{
+			{StreamPrefixes: []string{"none"}},
+			{TypePrefixes: []string{"None"}},
+			{StreamPrefixes: []string{"s"}, TypePrefixes: []string{"None"}},
+		} {
+			f := subscribe(ctx, t, log, eventstore.Subscribe{Filter: filter})
+			f.catchUp()
+			for range 3 {
+				a := mustAppend(ctx, t, log, "s", eventstore.Any, events(2)...)
+				f.until(a.Position)
+			}
+			if n := len(f.Events()); n != 0 {
+				t.Errorf("%+v admitted %d events", filter, n)
+			}
+			f.check(log)
+		}
+	}},
+	{"every subscription says that it has caught up, once it has everything", func(ctx context.Context, t *testing.T, log eventstore.Log) {
+		a := mustAppend(ctx, t, log, "s", eventstore.Any, events(long)...)
+		last := uint64(long - 1)
+		for _, c := range []struct {
+			name string
+			opts eventstore.Subscribe
+			want int
+		}{
+			{"everything", eventstore.Subscribe{}, long},
+			{"from the head", eventstore.Subscribe{After: a.Position}, 0},
+			{"filtered", eventstore.Subscribe{Filter: eventstore.Filter{TypePrefixes: []string{"Count"}}}, long},
+			{"filtered out", eventstore.Subscribe{Filter: eventstore.Filter{TypePrefixes: []string{"None"}}}, 0},
+			{"one stream", eventstore.Subscribe{Stream: "s"}, long},
+			{"one stream from its end", eventstore.Subscribe{Stream: "s", AfterRevision: &last}, 0},
+			{"a stream that is not there", eventstore.Subscribe{Stream: "none"}, 0},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				f := subscribe(ctx, t, log, c.opts)
+				f.catchUp()
+				if n := len(f.Events()); n != c.want {
+					t.Errorf("it said so after %d events, want %d", n, c.want)
+				}
+			})
+		}
+	}},
+	{"one stream is followed by type", func(ctx context.Context, t *testing.T, log eventstore.Log) {
+		f := subscribe(ctx, t, log, eventstore.Subscribe{Stream: "s", Filter: eventstore.Filter{TypePrefixes: []string{"Even"}}})
+		for i := range 10 {
+			mustAppend(ctx, t, log, "s", eventstore.Any, event([]string{"Even", "Odd"}[i%2], ""))
+		}
+		wantRevisions(t, f.take(5), 0, 2, 4, 6, 8)
+	}},
+	{"one stream is resumed from any revision", func(ctx context.Context, t *testing.T, log eventstore.Log) {
+		var got []eventstore.Recorded
+		var after *uint64
+		for round := range 6 {
+			mustAppend(ctx, t, log, "s", eventstore.Any, events(7)...)
+			mustAppend(ctx, t, log, "other", eventstore.Any, events(7)...)
+			f := subscribe(ctx, t, log, eventstore.Subscribe{Stream: "s", AfterRevision: after})
+			if round%2 == 0 {
+				f.take(1)
+			} else {
+				f.catchUp()
+			}
+			if err := f.sub.Close(); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, f.Events()...)
+			after = &got[len(got)-1].Revision
+		}
+		wantRevisions(t, got, upTo(0, uint64(len(got)))...)
+	}},
 	{"system events come only when they are asked for", func(ctx context.Context, t *testing.T, log eventstore.Log) {
 		mustSetMetadata(ctx, t, log, "s", eventstore.Metadata{MaxCount: 100})
 		a := mustAppend(ctx, t, log, "s", eventstore.Any, events(2)...)

@@ -26,6 +26,7 @@ const (
 	opAppend operation = iota
 	opDelete
 	opTombstone
+	opImport
 )
 
 // request is one writer's wish.
@@ -34,6 +35,7 @@ type request struct {
 	stream   string
 	expected eventstore.Expected
 	events   []proposal
+	places   []imported // of an import: where the events stand
 	bytes    int
 
 	taken  atomic.Bool // by the committer, or by the writer who gave up
@@ -156,13 +158,13 @@ func (l *Log) commit(requests []*request) {
 		}
 		r.result, r.err = result, err
 		// A refusal tells of the stream's end, which this batch may have moved: it waits for the disk as well.
-		if durable || err != nil && len(g.events) == 0 {
+		if durable || err != nil && g.head == l.tail.current() {
 			r.finish(err)
 			continue
 		}
 		accepted = append(accepted, r)
 	}
-	if len(g.events) == 0 {
+	if g.head == l.tail.current() {
 		for _, r := range accepted {
 			r.finish(r.err)
 		}
@@ -179,9 +181,10 @@ func (l *Log) commit(requests []*request) {
 		l.log.Warn("marking the head failed; damage at the end of the write-ahead log may go unnoticed", "error", err)
 	}
 	l.recent.add(g.events, g.ids)
-	l.nextStream, l.lastTicks, l.lastSample = g.nextStream, g.ticks, g.lastSample
+	l.nextStream, l.lastTicks, l.unsampled = g.nextStream, g.ticks, g.unsampled
+	l.digest, l.importedTo = g.digest, g.importedTo
 	var wake chan struct{}
-	l.streams.committed(g, func() { wake = l.tail.push(g.events) })
+	l.streams.committed(g, func() { wake = l.tail.push(g.events, g.head) })
 	for _, r := range accepted {
 		r.finish(r.err)
 	}

@@ -14,6 +14,9 @@ import (
 // decide puts what a request asks for into the batch, all of it or, with an error, nothing. durable says that the answer
 // need not wait for the batch, because it is about events that are on disk.
 func (g *group) decide(r *request) (result eventstore.Appended, durable bool, err error) {
+	if r.op == opImport {
+		return result, false, g.decideImport(r)
+	}
 	if strings.HasPrefix(r.stream, eventstore.MetadataStreamPrefix+eventstore.MetadataStreamPrefix) {
 		return result, false, errors.New("a metadata stream has no metadata of its own")
 	}
@@ -41,9 +44,8 @@ func (g *group) decide(r *request) (result eventstore.Appended, durable bool, er
 	case opTombstone:
 		p := propose(eventstore.Proposed{ID: uuid.New(), Type: eventstore.TombstoneType})
 		err := g.add(r.stream, st, &p, eventstore.TombstoneRevision)
-		if err == nil { // what came before the tombstone has expired
-			st.keep.truncateBefore = eventstore.DeletedTruncateBefore
-			err = g.batch.Set(keyOf(retentionKey, st.id), st.keep.value(), nil)
+		if err == nil {
+			err = g.entomb(st)
 		}
 		return eventstore.Appended{Position: g.head, Revision: eventstore.TombstoneRevision}, false, err
 	}
@@ -53,6 +55,12 @@ func (g *group) decide(r *request) (result eventstore.Appended, durable bool, er
 		}
 	}
 	return g.decideAppend(r, st)
+}
+
+// entomb makes what came before a stream's tombstone expire.
+func (g *group) entomb(st *stream) error {
+	st.keep.truncateBefore = eventstore.DeletedTruncateBefore
+	return g.batch.Set(keyOf(retentionKey, st.id), st.keep.value(), nil)
 }
 
 func (g *group) notTombstoned(name string, st *stream) error {

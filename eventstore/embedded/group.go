@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"errors"
 	"math"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -12,7 +13,8 @@ import (
 type group struct {
 	l          *Log
 	batch      *pebble.Batch
-	head       eventstore.Position // of the batch's last event
+	head       eventstore.Position // of the batch's last entry
+	digest     eventstore.Digest   // of that entry
 	events     []eventstore.Recorded
 	ids        []uint64 // of the events' streams
 	states     map[uint64]*stream
@@ -21,17 +23,19 @@ type group struct {
 	newIDs     map[string]uint64
 	nextStream uint64
 	ticks      uint64
-	lastSample eventstore.Position
+	unsampled  int // events since the last sample of the time index
+	importedTo eventstore.Position
 	scratch    []byte
 }
 
 func (l *Log) newGroup() *group {
 	return &group{
-		l: l, batch: l.db.NewBatch(), head: l.tail.current(),
+		l: l, batch: l.db.NewBatch(), head: l.tail.current(), digest: l.digest,
 		states: make(map[uint64]*stream), before: make(map[uint64]stream), metas: make(map[uint64]struct{}), newIDs: make(map[string]uint64),
 		nextStream: l.nextStream,
 		ticks:      max(l.lastTicks, ticksOf(l.opts.Now())), // the clock may have gone back
-		lastSample: l.lastSample,
+		unsampled:  l.unsampled,
+		importedTo: l.importedTo,
 	}
 }
 
@@ -84,30 +88,65 @@ func (g *group) mention(name string, st *stream) error {
 	return g.batch.Set(keyOf(nameKey, st.id), []byte(name), nil)
 }
 
+// place is where an event stands, and since when.
+type place struct {
+	position eventstore.Position
+	revision uint64
+	ticks    uint64
+}
+
 // add puts an event at the end of a stream, with the given revision.
 func (g *group) add(name string, st *stream, p *proposal, revision uint64) error {
+	return g.put(name, st, p, place{position: g.head + 1, revision: revision, ticks: g.ticks})
+}
+
+// put puts an event in its place, which is after the head and at the end of a stream.
+func (g *group) put(name string, st *stream, p *proposal, at place) error {
 	if err := g.mention(name, st); err != nil {
 		return err
 	}
-	g.head++
-	h := head{stream: st.id, revision: revision, ticks: g.ticks}
-	g.scratch = appendEnvelope(g.scratch[:0], p, h, g.head)
+	g.link(name, at, p.content)
+	h := head{stream: st.id, revision: at.revision, ticks: at.ticks}
+	g.scratch = appendEnvelope(g.scratch[:0], p, h, g.digest, g.head)
 	if err := g.batch.Set(keyOf(eventKey, uint64(g.head)), g.scratch, nil); err != nil {
 		return err
 	}
-	if err := g.batch.Set(keyOf(indexKey, st.id, revision), varints(uint64(g.head)), nil); err != nil {
+	if err := g.batch.Set(keyOf(indexKey, st.id, at.revision), varints(uint64(g.head)), nil); err != nil {
 		return err
 	}
-	if g.lastSample == 0 || g.head-g.lastSample >= sampleEvery {
-		g.lastSample = g.head
+	if g.unsampled++; g.unsampled >= sampleEvery {
+		g.unsampled = 0
 		if err := g.batch.Set(keyOf(timeKey, g.ticks, uint64(g.head)), nil, nil); err != nil {
 			return err
 		}
 	}
-	st.last, st.lastPos = int64(min(revision, math.MaxInt64)), g.head
+	st.last, st.lastPos = int64(min(at.revision, math.MaxInt64)), g.head
 	g.ids = append(g.ids, st.id)
 	g.events = append(g.events, eventstore.Recorded{
-		Proposed: p.Proposed, Stream: name, Revision: revision, Position: g.head, Created: timeOf(g.ticks),
+		Proposed: p.Proposed, Stream: name, Revision: at.revision, Position: g.head, Created: timeOf(at.ticks),
 	})
 	return nil
+}
+
+// putTrace puts what another log's scavenger left of an event in the event's place.
+func (g *group) putTrace(name string, st *stream, at place, t trace) error {
+	if err := g.mention(name, st); err != nil {
+		return err
+	}
+	g.link(name, at, t.content)
+	t.head, t.digest = head{stream: st.id, revision: at.revision, ticks: at.ticks}, g.digest
+	st.last, st.lastPos = int64(min(at.revision, math.MaxInt64)), g.head
+	return errors.Join(
+		g.batch.Set(keyOf(traceKey, uint64(g.head)), t.value(g.head), nil),
+		g.batch.Set(keyOf(floorKey, st.id), varints(at.revision, uint64(g.head)), nil),
+	)
+}
+
+// link makes an entry the head: the hash chain goes on with it.
+func (g *group) link(name string, at place, content eventstore.Digest) {
+	g.head, g.ticks = at.position, max(g.ticks, at.ticks)
+	g.digest = eventstore.Link(g.digest, &eventstore.Entry{
+		Recorded: eventstore.Recorded{Stream: name, Revision: at.revision, Position: at.position, Created: timeOf(at.ticks)},
+		Content:  content,
+	})
 }

@@ -46,7 +46,9 @@ func (g *group) appendedRecently(st *stream, r *request) (result eventstore.Appe
 		// Some of these ids are taken: this is neither a repetition nor something new.
 		return result, false, false, conflict(r, st)
 	}
-	if st.lastPos >= g.l.recent.from+eventstore.Position(n-1) || uint64(st.last)+1 < n {
+	// The events of an append stand together, unless they were imported.
+	together := n == 1 || g.l.recent.from > g.importedTo
+	if together && st.lastPos >= g.l.recent.from+eventstore.Position(n-1) || uint64(st.last)+1 < n {
 		return result, false, false, nil // the window would have known, or the stream is too short
 	}
 	return g.matches(st, r, uint64(st.last)+1-n)
@@ -93,12 +95,17 @@ type recentIDs struct {
 	max  int
 	from eventstore.Position // every event from here on is known
 	byID map[uuid.UUID]recentEvent
-	ids  []uuid.UUID // in the order of their positions
+	ids  []recentID // in the order of their positions
 }
 
 type recentEvent struct {
 	stream, revision uint64
 	position         eventstore.Position
+}
+
+type recentID struct {
+	id       uuid.UUID
+	position eventstore.Position
 }
 
 func newRecentIDs(most int) *recentIDs {
@@ -109,14 +116,15 @@ func (r *recentIDs) add(events []eventstore.Recorded, streams []uint64) {
 	for i := range events {
 		e := &events[i]
 		r.byID[e.ID] = recentEvent{stream: streams[i], revision: e.Revision, position: e.Position}
-		r.ids = append(r.ids, e.ID)
+		r.ids = append(r.ids, recentID{e.ID, e.Position})
 	}
 	for len(r.ids) > r.max {
 		// An id may have been used again since; then the newer event is still in the window.
-		if e, ok := r.byID[r.ids[0]]; ok && e.position == r.from {
-			delete(r.byID, r.ids[0])
+		first := r.ids[0]
+		if e, ok := r.byID[first.id]; ok && e.position == first.position {
+			delete(r.byID, first.id)
 		}
 		r.ids = r.ids[1:]
-		r.from++
+		r.from = first.position + 1
 	}
 }

@@ -15,7 +15,9 @@ const (
 	timeKey      = 0x05 // ticks, position -> nothing: a sample of when positions were given
 	retentionKey = 0x06 // stream id -> what of the stream is kept
 	floorKey     = 0x07 // stream id -> last revision and its position, once the scavenger removed the stream's last event
-	headKey      = 0x08 // -> position and ticks of the head, once the scavenger removed the log's last event
+	headKey      = 0x08 // -> position and ticks of the head; only a log of format 1 writes it
+	traceKey     = 0x09 // position -> what the scavenger left of an event (see trace.go)
+	untracedKey  = 0x0a // -> the position up to which events may be missing without a trace
 )
 
 func keyOf(prefix byte, numbers ...uint64) []byte {

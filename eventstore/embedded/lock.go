@@ -21,7 +21,7 @@ const (
 	dbDir      = "db"     // Pebble's files
 
 	formatName = "shiplog-log"
-	format     = 1
+	format     = 2 // 1 has no hash chain (see upgrade.go)
 )
 
 // lockDir makes sure that no other process uses the directory. The error names the one that does, when that is known.
@@ -52,26 +52,25 @@ func inUse(err error) bool {
 		strings.Contains(err.Error(), "lock held by current process") || errors.Is(err, os.ErrExist)
 }
 
-// checkFormat reads the directory's format. exists is false for a directory that holds no log yet.
-func checkFormat(fs vfs.FS, dir string) (exists bool, err error) {
+// readFormat reads the directory's format, 0 for a directory that holds no log yet.
+func readFormat(fs vfs.FS, dir string) (version int, err error) {
 	data, err := readFile(fs, fs.PathJoin(dir, formatFile))
 	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
+		return 0, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("reading the log's format: %w", err)
+		return 0, fmt.Errorf("reading the log's format: %w", err)
 	}
 	var name string
-	var version int
-	if _, err := fmt.Sscanf(string(data), "%s %d\n", &name, &version); err != nil || name != formatName {
-		return false, fmt.Errorf("%w: %s holds %q, which names no format: restore the directory from a backup",
+	if _, err := fmt.Sscanf(string(data), "%s %d\n", &name, &version); err != nil || name != formatName || version < 1 {
+		return 0, fmt.Errorf("%w: %s holds %q, which names no format: restore the directory from a backup",
 			eventstore.ErrCorrupt, fs.PathJoin(dir, formatFile), data)
 	}
 	if version > format {
-		return false, fmt.Errorf("%w: %s holds a log of format %d, this build reads up to format %d: use the build that wrote it, or a newer one",
+		return 0, fmt.Errorf("%w: %s holds a log of format %d, this build reads up to format %d: use the build that wrote it, or a newer one",
 			eventstore.ErrVersion, dir, version, format)
 	}
-	return true, nil
+	return version, nil
 }
 
 func writeFormat(fs vfs.FS, dir string) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"runtime"
 	"strings"
 	"sync"
@@ -39,9 +40,13 @@ type Log struct {
 	// Only the committer uses these.
 	disk       diskGuard
 	mark       *headMark
-	nextStream uint64 // id of the next new stream
-	lastTicks  uint64 // date of the last event
-	lastSample eventstore.Position
+	nextStream uint64              // id of the next new stream
+	lastTicks  uint64              // date of the latest event
+	unsampled  int                 // events since the last sample of the time index
+	digest     eventstore.Digest   // of the head
+	importedTo eventstore.Position // up to here events may have been imported since the log was opened
+
+	format int // 1 only while a log of that format is open for reading
 
 	use     sync.RWMutex // held for reading while the database is used, for writing to close it
 	closed  bool
@@ -58,6 +63,7 @@ type Log struct {
 var (
 	_ eventstore.Log         = (*Log)(nil)
 	_ eventstore.TimeIndexed = (*Log)(nil)
+	_ eventstore.Chained     = (*Log)(nil)
 )
 
 // Open opens the log in a directory, which it creates unless opts.ReadOnly is set. It returns ErrLocked when another process has
@@ -96,10 +102,10 @@ func (l *Log) open() (err error) {
 	} else if err := fs.MkdirAll(l.dir, 0o700); err != nil {
 		return err
 	}
-	exists, err := checkFormat(fs, l.dir)
-	if err != nil {
+	if l.format, err = readFormat(fs, l.dir); err != nil {
 		return err
 	}
+	exists := l.format > 0
 	if !exists && l.opts.ReadOnly {
 		return errors.New("there is no log in it")
 	}
@@ -131,42 +137,48 @@ func (l *Log) open() (err error) {
 			return err
 		}
 	}
-	if exists {
+	if l.format == format || exists && l.opts.ReadOnly {
 		return nil
 	}
-	if l.tail.head > 0 {
+	if !exists && l.tail.head > 0 {
 		return fmt.Errorf("%w: %s is missing beside %d events: restore the directory from a backup", eventstore.ErrCorrupt, formatFile, l.tail.head)
+	}
+	if exists {
+		if err := l.upgrade(); err != nil {
+			return fmt.Errorf("upgrading from format %d: %w", l.format, err)
+		}
 	}
 	if err := writeFormat(fs, l.dir); err != nil {
 		return err
 	}
+	l.format = format
 	return syncDir(fs, fs.PathDir(l.dir))
 }
 
 func (l *Log) openPebble(exists bool) error {
-	type opened struct {
+	type result struct {
 		db  *pebble.DB
 		err error
 	}
-	done := make(chan opened, 1)
+	opened := make(chan result, 1)
 	go func() {
-		var o opened
 		defer func() {
 			if r := recover(); r != nil { // some failures of the disk end in a panic
-				o = opened{err: fmt.Errorf("%w: %v", eventstore.ErrUnavailable, r)}
+				opened <- result{err: fmt.Errorf("%w: %v", eventstore.ErrUnavailable, r)}
 			}
-			done <- o
 		}()
-		o.db, o.err = pebble.Open(l.opts.FS.PathJoin(l.dir, dbDir), l.pebbleOptions(exists))
+		db, err := pebble.Open(l.opts.FS.PathJoin(l.dir, dbDir), l.pebbleOptions(exists))
+		opened <- result{db, err}
 	}()
 	select {
-	case o := <-done:
-		if o.err == nil {
-			l.db = o.db
-			l.fuse.armed.Store(true)
+	case r := <-opened:
+		l.fuse.armed.Store(r.err == nil)
+		if r.err == nil {
+			l.db = r.db
 		}
-		return o.err
-	case <-l.fuse.gone: // Pebble may wait for ever for a table that is not written any more
+		return r.err
+	case <-l.fuse.gone:
+		// Pebble would wait for ever for what it recovered to be written. Halt it; nothing that it does reaches the disk.
 		l.fuse.armed.Store(true)
 		return l.fuse.blown()
 	}
@@ -213,23 +225,15 @@ func (l *Log) pebbleOptions(exists bool) *pebble.Options {
 
 // recover finds out where the log stands.
 func (l *Log) recover() error {
-	last, found, err := l.lastKey(eventKey)
+	last, err := lastEntry(l.db, math.MaxUint64-1)
 	if err != nil {
 		return err
 	}
-	var head eventstore.Position
-	if found {
-		head = eventstore.Position(numberIn(last, 0))
-		value, _, err := database{l.db}.get(last)
-		if err != nil {
-			return err
-		}
-		e, err := openEnvelope(value, head)
-		if err != nil {
-			return err
-		}
-		l.lastTicks = e.ticks
+	l.lastTicks, l.digest = last.ticks, last.digest
+	if l.lastTicks, err = l.latestSample(l.lastTicks); err != nil {
+		return err
 	}
+	head := last.position
 	value, found, err := database{l.db}.get([]byte{headKey})
 	if err != nil {
 		return err
@@ -241,20 +245,16 @@ func (l *Log) recover() error {
 		}
 		head, l.lastTicks = max(head, eventstore.Position(position)), max(l.lastTicks, ticks)
 	}
-	l.tail.head = head
+	l.tail.start(head)
 	l.recent.from = head + 1
-	if last, found, err = l.lastKey(nameKey); err != nil {
+	l.unsampled = sampleEvery - 1 // the next event is a sample, since nobody counted how many there were since the last
+	key, found, err := l.lastKey(nameKey)
+	if err != nil {
 		return err
 	}
 	l.nextStream = 1
 	if found {
-		l.nextStream = numberIn(last, 0) + 1
-	}
-	if last, found, err = l.lastKey(timeKey); err != nil {
-		return err
-	}
-	if found {
-		l.lastSample = eventstore.Position(numberIn(last, 1))
+		l.nextStream = numberIn(key, 0) + 1
 	}
 	it, err := database{l.db}.iter([]byte{retentionKey}, []byte{retentionKey + 1})
 	if err != nil {
@@ -264,6 +264,16 @@ func (l *Log) recover() error {
 		l.streams.limited[numberIn(it.Key(), 0)] = struct{}{}
 	}
 	return closeIter(it)
+}
+
+// latestSample returns the date of the last sample of the time index, unless it is before the given one: dates that were
+// imported may have gone back.
+func (l *Log) latestSample(ticks uint64) (uint64, error) {
+	key, found, err := l.lastKey(timeKey)
+	if found {
+		ticks = max(ticks, numberIn(key, 0))
+	}
+	return ticks, err
 }
 
 func (l *Log) lastKey(prefix byte) (key []byte, found bool, err error) {
@@ -283,6 +293,11 @@ func (l *Log) Head(ctx context.Context) (eventstore.Position, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
+	release, err := l.acquire()
+	if err != nil {
+		return 0, err
+	}
+	defer release()
 	return l.tail.current(), nil
 }
 

@@ -18,9 +18,12 @@ import (
 
 // model is a log as simple as can be: a slice. The log must answer like it, whatever happens to it.
 type model struct {
-	events   []eventstore.Recorded        // all that were ever recorded; positions are indices plus one
+	events   []eventstore.Recorded        // all that were ever recorded, in order; what is imported leaves gaps between positions
 	removed  map[eventstore.Position]bool // by scavenging: they do not come back when retention is relaxed
+	imported map[eventstore.Position]bool // as a trace: nobody could ever read it
 	now      time.Time
+	sub      eventstore.Subscription
+	seen     eventstore.Position     // by sub
 	appended [][]eventstore.Proposed // to be repeated
 	where    []string
 	expected []eventstore.Expected
@@ -93,7 +96,7 @@ func (m *model) read(admit func(eventstore.Recorded) bool) (out []eventstore.Rec
 func (m *model) add(stream string, revision uint64, p eventstore.Proposed) {
 	p.ContentType = "application/json"
 	m.events = append(m.events, eventstore.Recorded{
-		Proposed: p, Stream: stream, Revision: revision, Position: eventstore.Position(len(m.events) + 1), Created: m.now,
+		Proposed: p, Stream: stream, Revision: revision, Position: m.head() + 1, Created: m.now,
 	})
 }
 
@@ -144,7 +147,7 @@ var comparable = cmp.Options{
 
 func TestAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := &model{removed: make(map[eventstore.Position]bool), now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
+		m := &model{removed: make(map[eventstore.Position]bool), imported: make(map[eventstore.Position]bool), now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
 		opts := embedded.Options{
 			FS: vfs.NewMem(), Logger: quiet(), Now: func() time.Time { return m.now }, ScavengeEvery: -1,
 			TailEvents: rapid.SampledFrom([]int{1, 8, 1000}).Draw(t, "tail"), CachedStreams: rapid.SampledFrom([]int{1, 100}).Draw(t, "cache"),
@@ -253,8 +256,10 @@ func TestAgainstModel(t *testing.T) {
 				if log, err = embedded.Open("log", opts); err != nil {
 					t.Fatal(err)
 				}
+				m.sub = nil
 			},
-			"": func(t *rapid.T) { m.check(t, log) },
+			"import": func(t *rapid.T) { m.importSome(t, log) },
+			"":       func(t *rapid.T) { m.check(t, log) },
 		})
 		if err := log.Close(); err != nil {
 			t.Fatal(err)
@@ -270,8 +275,8 @@ func (m *model) check(t *rapid.T, log *embedded.Log) {
 			t.Fatalf("%s differs (-model +log):\n%s", what, diff)
 		}
 	}
-	if head, err := log.Head(t.Context()); err != nil || int(head) != len(m.events) {
-		t.Fatalf("head: got %d, %v, want %d", head, err, len(m.events))
+	if head, err := log.Head(t.Context()); err != nil || head != m.head() {
+		t.Fatalf("head: got %d, %v, want %d", head, err, m.head())
 	}
 	filter := eventstore.Filter{System: rapid.Bool().Draw(t, "system")}
 	if rapid.Bool().Draw(t, "filtered") {
@@ -309,6 +314,9 @@ func (m *model) check(t *rapid.T, log *embedded.Log) {
 		got, caughtUp = append(got, b.Events...), b.CaughtUp
 	}
 	equal("a subscription", want, got)
+	m.checkFollower(t, log)
+	m.checkEntries(t, log)
+	m.checkReads(t, log, equal)
 
 	stream := rapid.SampledFrom([]string{"", "$$"}).Draw(t, "of") + drawStream(t)
 	want = m.read(func(e eventstore.Recorded) bool { return e.Stream == stream })

@@ -65,7 +65,7 @@ func (s *scan) record(value []byte, position eventstore.Position, as *stream) (e
 	if !ok {
 		return event, false, nil
 	}
-	return recorded(value, &e, s.name, typ, position), true, nil
+	return e.recorded(s.name, typ, position), true, nil
 }
 
 // visible says whether an event has not expired by now.
@@ -76,22 +76,6 @@ func (l *Log) visible(id uint64, name string, revision, ticks uint64, now time.T
 	}
 	st, err := l.streams.stateOf(database{l.db}, id, isMeta)
 	return err == nil && st.visible(revision, ticks, now), err
-}
-
-// recorded makes an event that does not depend on value.
-func recorded(value []byte, e *envelope, stream, typ string, position eventstore.Position) eventstore.Recorded {
-	payload := append([]byte(nil), value[e.metadataAt:]...)
-	split := e.dataAt - e.metadataAt
-	contentType := jsonContent
-	if len(e.contentType) > 0 {
-		contentType = string(e.contentType)
-	}
-	return eventstore.Recorded{
-		Proposed: eventstore.Proposed{
-			ID: e.id, Type: typ, ContentType: contentType, Metadata: payload[:split:split], Data: payload[split:],
-		},
-		Stream: stream, Revision: e.revision, Position: position, Created: timeOf(e.ticks),
-	}
 }
 
 // chunk is what one go brought.

@@ -148,6 +148,10 @@ func (s *scan) scavenged(id, revision uint64, name string) error {
 // ReadStream yields a stream's events.
 func (l *Log) ReadStream(ctx context.Context, name string, opts eventstore.ReadStream) iter.Seq2[eventstore.Recorded, error] {
 	return func(yield func(eventstore.Recorded, error) bool) {
+		if err := ctx.Err(); err != nil {
+			yield(eventstore.Recorded{}, fmt.Errorf("reading stream %s: %w", name, err))
+			return
+		}
 		st, err := l.lookup(name)
 		head := st.head
 		if err == nil && !st.exists() {
@@ -211,6 +215,6 @@ func (l *Log) eventAt(id, revision uint64) (*eventstore.Recorded, error) {
 	if err != nil {
 		return nil, err
 	}
-	event := recorded(value, &e, name, string(e.typ), eventstore.Position(position))
+	event := e.recorded(name, string(e.typ), eventstore.Position(position))
 	return &event, nil
 }

@@ -44,8 +44,8 @@ func (l *Log) scavengeLoop() {
 	}
 }
 
-// Scavenge removes from disk what retention made expire, and returns how many events that were. Reads do not see these
-// events anyway; positions and revisions are never given again. It runs beside reads and appends.
+// Scavenge removes from disk what retention made expire, and returns how many events that were. Of each it leaves a trace, which holds
+// the hash chain together. Reads do not see these events anyway; positions and revisions are never given again. It runs beside reads and appends.
 func (l *Log) Scavenge(ctx context.Context) (removed int, err error) {
 	if l.opts.ReadOnly {
 		return 0, eventstore.ErrReadOnly
@@ -144,28 +144,27 @@ func (l *Log) scavengeSome(id uint64) (removed int, err error) {
 			break
 		}
 		value, found, err := db.get(keyOf(eventKey, position))
+		if err == nil && !found {
+			err = fmt.Errorf("%w: revision %d of %s is in the index only; restore the directory from a backup", eventstore.ErrCorrupt, revision, name)
+		}
 		if err != nil {
 			return 0, errors.Join(err, it.Close())
 		}
-		var ticks uint64
-		if found {
-			e, err := openEnvelope(value, eventstore.Position(position))
-			if err != nil {
-				return 0, errors.Join(err, it.Close())
-			}
-			if ticks = e.ticks; st.visible(revision, ticks, now) {
-				break
-			}
+		e, err := openEnvelope(value, eventstore.Position(position))
+		if err != nil {
+			return 0, errors.Join(err, it.Close())
 		}
+		if st.visible(revision, e.ticks, now) {
+			break
+		}
+		left := traceOf(&e, isMeta)
 		err = errors.Join(
+			batch.Set(keyOf(traceKey, position), left.value(eventstore.Position(position)), nil),
 			batch.Delete(keyOf(eventKey, position), nil),
 			batch.Delete(keyOf(indexKey, id, revision), nil),
 		)
 		if int64(revision) == st.last {
 			err = errors.Join(err, batch.Set(keyOf(floorKey, id), varints(revision, position), nil))
-		}
-		if eventstore.Position(position) == head {
-			err = errors.Join(err, batch.Set([]byte{headKey}, varints(position, ticks), nil))
 		}
 		if err != nil {
 			return 0, errors.Join(err, it.Close())

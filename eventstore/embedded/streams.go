@@ -90,8 +90,8 @@ type reader interface {
 	iter(lower, upper []byte) (*pebble.Iterator, error)
 }
 
-// database reads what is in Pebble.
-type database struct{ db *pebble.DB }
+// database reads what is in Pebble, or in a snapshot of it.
+type database struct{ db pebble.Reader }
 
 func (d database) get(key []byte) ([]byte, bool, error) {
 	value, closer, err := d.db.Get(key)
@@ -271,7 +271,7 @@ func loadStream(db reader, id uint64, isMeta bool, head eventstore.Position) (st
 		}
 		if eventstore.Position(position) <= head { // above it: in memory, but not durable yet
 			st.last, st.lastPos = int64(numberIn(it.Key(), 1)), eventstore.Position(position)
-			return st, nil
+			break
 		}
 	}
 	if err := it.Error(); err != nil {
@@ -285,7 +285,9 @@ func loadStream(db reader, id uint64, isMeta bool, head eventstore.Position) (st
 	if !readVarints(value, &last, &position) || last > math.MaxInt64 {
 		return st, fmt.Errorf("%w: the last revision of stream %d does not parse; restore the directory from a backup", eventstore.ErrCorrupt, id)
 	}
-	st.last, st.lastPos = int64(last), eventstore.Position(position)
+	if int64(last) > st.last && eventstore.Position(position) <= head {
+		st.last, st.lastPos = int64(last), eventstore.Position(position)
+	}
 	return st, nil
 }
 

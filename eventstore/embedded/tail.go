@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"sort"
 	"sync"
 
 	"github.com/shiplog/shiplog/eventstore"
@@ -12,6 +13,7 @@ import (
 type tail struct {
 	mu      sync.RWMutex
 	head    eventstore.Position // of the last durable event
+	from    eventstore.Position // everything after it is in events
 	events  []eventstore.Recorded
 	bytes   int
 	dropped int           // events still in the array below the slice
@@ -23,20 +25,18 @@ type tail struct {
 // sizeOf is about what an event costs in memory.
 func sizeOf(e *eventstore.Recorded) int { return 200 + len(e.Data) + len(e.Metadata) }
 
-// push adds events, whose positions follow each other, and moves the head to the last of them. It returns the channel to
-// close to wake those who wait, nil if there are none.
-func (t *tail) push(events []eventstore.Recorded) chan struct{} {
+// push adds events and moves the head, which is the position of the last of them or, after scavenged ones, beyond. It returns the
+// channel to close to wake those who wait, nil if there are none.
+func (t *tail) push(events []eventstore.Recorded, head eventstore.Position) chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.head = events[len(events)-1].Position
+	t.head = head
 	t.events = append(t.events, events...)
 	for i := range events {
 		t.bytes += sizeOf(&events[i])
 	}
 	for len(t.events) > t.maxEvents || t.bytes > t.maxBytes {
-		t.bytes -= sizeOf(&t.events[0])
-		t.events = t.events[1:]
-		t.dropped++
+		t.drop()
 	}
 	// Subscribers read the slice without a lock, so what is dropped stays in the array. From time to time the rest moves out.
 	if t.dropped > len(t.events)+64 {
@@ -52,10 +52,20 @@ func (t *tail) forget(upTo eventstore.Position) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for len(t.events) > 0 && t.events[0].Position <= upTo {
-		t.bytes -= sizeOf(&t.events[0])
-		t.events = t.events[1:]
-		t.dropped++
+		t.drop()
 	}
+	t.from = max(t.from, upTo)
+}
+
+// start says where the log stands when it is opened.
+func (t *tail) start(head eventstore.Position) { t.head, t.from = head, head }
+
+// drop forgets the oldest event.
+func (t *tail) drop() {
+	t.from = t.events[0].Position
+	t.bytes -= sizeOf(&t.events[0])
+	t.events = t.events[1:]
+	t.dropped++
 }
 
 // after returns up to limit events after a position, and whether the tail reaches back that far. The events are shared.
@@ -64,10 +74,13 @@ func (t *tail) after(position eventstore.Position, limit int) (events []eventsto
 	t.mu.RLock()
 	if position < t.head {
 		defer t.mu.RUnlock()
-		if len(t.events) == 0 || t.events[0].Position > position+1 {
+		if position < t.from {
 			return nil, t.head, false, nil
 		}
-		from := int(position + 1 - t.events[0].Position)
+		from := sort.Search(len(t.events), func(i int) bool { return t.events[i].Position > position })
+		if from == len(t.events) {
+			return nil, t.head, false, nil // nothing but scavenged events up to the head: that is for the disk to say
+		}
 		to := min(from+limit, len(t.events))
 		return t.events[from:to:to], t.head, true, nil
 	}

@@ -8,10 +8,11 @@ import (
 	"github.com/shiplog/shiplog/eventstore"
 )
 
-// sampleEvery is how many positions lie between two samples of the time index.
+// sampleEvery is how many events lie between two samples of the time index. Positions may have gaps of any size, so events
+// are counted. The date of a sample is that of the latest event up to there: imported dates may have gone back.
 const sampleEvery = 256
 
-// PositionAt returns the position of the last event recorded at or before t: it finds the sample before t and looks at the
+// PositionAt returns the position of the last event ahead of the first that was recorded after t: it finds the sample before t and looks at the
 // events up to the next one.
 func (l *Log) PositionAt(ctx context.Context, t time.Time) (eventstore.Position, error) {
 	if err := ctx.Err(); err != nil {

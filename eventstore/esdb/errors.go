@@ -16,6 +16,9 @@ var errBroken = fmt.Errorf("%w: the connection is lost", eventstore.ErrUnavailab
 // errElsewhere is an ErrNotLeader that is cured by trying again: the client is on its way to the leader.
 var errElsewhere = fmt.Errorf("%w: %w", eventstore.ErrUnavailable, eventstore.ErrNotLeader)
 
+// errLeaderless is an ErrNotLeader of a cluster that is between two leaders, as far as this node knows.
+var errLeaderless = fmt.Errorf("%w: %w", errBroken, eventstore.ErrNotLeader)
+
 // kindOf gives an error of the client the kind that the contract knows, and keeps what the client said.
 func kindOf(err error) error {
 	switch kind := kindOfCode(err); kind {
@@ -42,7 +45,12 @@ func kindOfCode(err error) error {
 		return eventstore.ErrStreamNotFound
 	case esdb.ErrorCodeNotLeader:
 		return errElsewhere
-	case esdb.ErrorCodeConnectionClosed, esdb.ErrorUnavailable:
+	case esdb.ErrorCodeConnectionClosed:
+		return errBroken
+	case esdb.ErrorUnavailable:
+		if leaderless(text) {
+			return errLeaderless
+		}
 		return errBroken
 	case esdb.ErrorAborted, esdb.ErrorCodeDeadlineExceeded:
 		return eventstore.ErrUnavailable
@@ -72,8 +80,8 @@ func kindOfText(text string) error {
 		return eventstore.ErrTooLarge
 	case has("code = DataLoss"):
 		return eventstore.ErrCorrupt
-	case has("No leader info"):
-		return errElsewhere
+	case leaderless(text):
+		return errLeaderless
 	case has("code = Unavailable"):
 		return errBroken
 	case has("code = Canceled", "EOF", "transport", "code = Aborted", "code = DeadlineExceeded", "code = Internal"):
@@ -82,4 +90,9 @@ func kindOfText(text string) error {
 		return eventstore.ErrUnavailable
 	}
 	return nil
+}
+
+// leaderless says whether a server said that it knows of no leader: EventStoreDB's words, our server's, and those of our error.
+func leaderless(text string) bool {
+	return strings.Contains(text, "No leader info") || strings.Contains(text, "there is no leader") || strings.Contains(text, eventstore.ErrNotLeader.Error())
 }

@@ -399,6 +399,17 @@ func (s *File) CopyKEK(w io.Writer) error {
 	return nil
 }
 
+// IDs returns the ids of all keys, for those who want to try them (see internal/canary).
+func (s *File) IDs() []string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	ids := make([]string, 0, len(s.keys))
+	for id := range s.keys {
+		ids = append(ids, id.text())
+	}
+	return ids
+}
+
 // Len is how many keys there are.
 func (s *File) Len() int {
 	s.mu.RLock()

@@ -46,6 +46,7 @@ const (
 type gate struct {
 	log      eventstore.Log
 	users    func() *users.Set // nil: everything is open
+	known    bool              // only those who say who they are are let in
 	writable func(stream string) bool
 }
 
@@ -82,6 +83,9 @@ func (g *gate) identify(ctx context.Context) (context.Context, error) {
 				return context.WithValue(ctx, userKey{}, u), nil
 			}
 		}
+	}
+	if g.known {
+		return nil, status.Error(codes.Unauthenticated, "Not Authenticated: say who you are")
 	}
 	return ctx, nil
 }

@@ -14,9 +14,12 @@ import (
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/shared"
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/streams"
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -248,6 +251,37 @@ func TestUserCertificates(t *testing.T) {
 	client := connect(t, fmt.Sprintf("%s&userCertFile=%s&userKeyFile=%s&maxDiscoverAttempts=1", s.connection(""), cert, key))
 	if _, err := client.AppendToStream(ctx, "$s", esdb.AppendToStreamOptions{}, event()); err == nil {
 		t.Error("a certificate of a strange authority was taken")
+	}
+}
+
+// Where nobody may be anonymous, clients still find out where to connect, and how the server is.
+func TestNoAnonymous(t *testing.T) {
+	ctx := patient(t)
+	metrics := prometheus.NewRegistry()
+	s := serveSecured(t, func(o *protocol.Options) { o.NoAnonymous, o.Metrics = true, metrics })
+	fill(ctx, t, s.log, "s", 1)
+	nobody := s.client(t, "")
+	if _, err := nobody.AppendToStream(ctx, "s", esdb.AppendToStreamOptions{}, event()); kindOf(err) != "unauthenticated" {
+		t.Errorf("nobody got %v", err)
+	}
+	if v, err := nobody.GetServerVersion(); err != nil || v.Major != 23 {
+		t.Errorf("the version is %v, %v", v, err)
+	}
+	if _, err := s.client(t, "ann").AppendToStream(ctx, "s", esdb.AppendToStreamOptions{}, event()); err != nil {
+		t.Errorf("somebody got %v", err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(s.ca.cert)
+	conn, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if h, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{}); err != nil || h.GetStatus() != healthpb.HealthCheckResponse_SERVING {
+		t.Errorf("health: %v, %v", h, err)
+	}
+	if n, err := testutil.GatherAndCount(metrics, "shiplog_eventstore_calls_total"); err != nil || n < 4 {
+		t.Errorf("%d counters, %v", n, err)
 	}
 }
 

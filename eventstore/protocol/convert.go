@@ -121,22 +121,19 @@ func toProposed(m message) (eventstore.Proposed, error) {
 
 func sizeOf(p eventstore.Proposed) int { return len(p.Data) + len(p.Metadata) + len(p.Type) }
 
-func fromRecorded(e *eventstore.Recorded, stringIDs bool) *streams.ReadResp {
-	return &streams.ReadResp{Content: &streams.ReadResp_Event{Event: &streams.ReadResp_ReadEvent{
-		Event: &streams.ReadResp_ReadEvent_RecordedEvent{
-			Id:               toUUID(e.ID, stringIDs),
-			StreamIdentifier: identifier(e.Stream),
-			StreamRevision:   e.Revision,
-			PreparePosition:  uint64(e.Position),
-			CommitPosition:   uint64(e.Position),
-			Metadata: map[string]string{
-				metaType: e.Type, metaContentType: e.ContentType, metaCreated: strconv.FormatInt(ticksOf(e.Created), 10),
-			},
-			CustomMetadata: e.Metadata,
-			Data:           e.Data,
+func fromRecorded(e *eventstore.Recorded, stringIDs bool) *streams.ReadResp_ReadEvent_RecordedEvent {
+	return &streams.ReadResp_ReadEvent_RecordedEvent{
+		Id:               toUUID(e.ID, stringIDs),
+		StreamIdentifier: identifier(e.Stream),
+		StreamRevision:   e.Revision,
+		PreparePosition:  uint64(e.Position),
+		CommitPosition:   uint64(e.Position),
+		Metadata: map[string]string{
+			metaType: e.Type, metaContentType: e.ContentType, metaCreated: strconv.FormatInt(ticksOf(e.Created), 10),
 		},
-		Position: &streams.ReadResp_ReadEvent_CommitPosition{CommitPosition: uint64(e.Position)},
-	}}}
+		CustomMetadata: e.Metadata,
+		Data:           e.Data,
+	}
 }
 
 func identifier(stream string) *shared.StreamIdentifier {

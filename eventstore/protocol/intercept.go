@@ -16,10 +16,15 @@ type before struct {
 	gate   *gate
 	leader *leadership
 	logger *slog.Logger
+	calls  *calls
 }
 
 // enter finds out who calls, and sends those elsewhere who need the leader.
 func (b *before) enter(ctx context.Context, method string) (context.Context, error) {
+	switch name, _ := service(method); name {
+	case "Gossip", "ServerFeatures", "Health":
+		return ctx, nil // whoever wants to connect asks these first, and some ask without credentials
+	}
 	ctx, err := b.gate.identify(ctx)
 	if err != nil {
 		return nil, err
@@ -28,15 +33,19 @@ func (b *before) enter(ctx context.Context, method string) (context.Context, err
 }
 
 func (b *before) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	done := b.calls.begin(info.FullMethod)
 	entered, err := b.enter(ctx, info.FullMethod)
 	var resp any
 	if err == nil {
 		resp, err = next(entered, req)
 	}
-	return resp, b.leave(err, func(md metadata.MD) error { return grpc.SetTrailer(ctx, md) })
+	err = b.leave(err, func(md metadata.MD) error { return grpc.SetTrailer(ctx, md) })
+	done(err)
+	return resp, err
 }
 
 func (b *before) stream(srv any, call grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	done := b.calls.begin(info.FullMethod)
 	ctx, err := b.enter(call.Context(), info.FullMethod)
 	switch {
 	case err == nil:
@@ -44,7 +53,9 @@ func (b *before) stream(srv any, call grpc.ServerStream, info *grpc.StreamServer
 	case info.IsClientStream && !info.IsServerStream:
 		drain(call)
 	}
-	return b.leave(err, func(md metadata.MD) error { call.SetTrailer(md); return nil })
+	err = b.leave(err, func(md metadata.MD) error { call.SetTrailer(md); return nil })
+	done(err)
+	return err
 }
 
 // drain takes what a client sends of a call that is refused: one whose message is not taken never learns why.

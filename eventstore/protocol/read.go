@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"context"
 	"errors"
 	"iter"
 	"math"
@@ -8,6 +9,7 @@ import (
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/streams"
 
 	"github.com/shiplog/shiplog/eventstore"
+	"github.com/shiplog/shiplog/eventstore/protocol/persistent"
 )
 
 type readCall = streams.Streams_ReadServer
@@ -64,7 +66,6 @@ func (s *streamsServer) read(options *streams.ReadReq_Options, filter *filter, c
 		}
 		events = s.log.ReadAll(call.Context(), opts)
 	}
-	stringIDs := options.GetUuidOption().GetString_() != nil
 	for e, err := range events {
 		if errors.Is(err, eventstore.ErrStreamNotFound) {
 			return call.Send(&streams.ReadResp{Content: &streams.ReadResp_StreamNotFound_{StreamNotFound: &streams.ReadResp_StreamNotFound{
@@ -77,7 +78,11 @@ func (s *streamsServer) read(options *streams.ReadReq_Options, filter *filter, c
 		if !filter.admits(&e) {
 			continue
 		}
-		if err := call.Send(fromRecorded(&e, stringIDs)); err != nil {
+		resp, err := s.response(call.Context(), &e, options)
+		if err != nil {
+			return err
+		}
+		if err := call.Send(resp); err != nil {
 			return err
 		}
 		if count--; count == 0 {
@@ -85,6 +90,25 @@ func (s *streamsServer) read(options *streams.ReadReq_Options, filter *filter, c
 		}
 	}
 	return nil
+}
+
+// response is an event as clients get it, with what it leads to if it is a link that they want to be followed. One that leads to
+// nothing, or to what they may not read, comes alone.
+func (s *streamsServer) response(ctx context.Context, e *eventstore.Recorded, options *streams.ReadReq_Options) (*streams.ReadResp, error) {
+	stringIDs := options.GetUuidOption().GetString_() != nil
+	resp := &streams.ReadResp_ReadEvent{Position: &streams.ReadResp_ReadEvent_CommitPosition{CommitPosition: uint64(e.Position)}}
+	if options.GetResolveLinks() && e.Type == persistent.LinkType {
+		to, err := persistent.Resolve(ctx, s.log, e, func(stream string) bool { return s.gate.stream(ctx, mayRead, stream) == nil })
+		if err != nil {
+			return nil, err
+		}
+		if resp.Link = fromRecorded(e, stringIDs); to != nil {
+			resp.Event = fromRecorded(to, stringIDs)
+		}
+	} else {
+		resp.Event = fromRecorded(e, stringIDs)
+	}
+	return &streams.ReadResp{Content: &streams.ReadResp_Event{Event: resp}}, nil
 }
 
 func streamRead(options *streams.ReadReq_Options, count int) eventstore.ReadStream {

@@ -13,14 +13,19 @@ import (
 	"time"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/gossip"
+	pb "github.com/EventStore/EventStore-Client-Go/v4/protos/persistent"
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/serverfeatures"
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/streams"
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/shiplog/shiplog/eventstore"
+	"github.com/shiplog/shiplog/eventstore/protocol/persistent"
 	"github.com/shiplog/shiplog/eventstore/protocol/users"
 )
 
@@ -41,6 +46,10 @@ type Options struct {
 	Members func() []Member
 	// Users tells who may speak to the server, and makes access lists count. nil: everything is open to everybody.
 	Users func() *users.Set
+	// NoAnonymous refuses everybody who does not say who they are, whatever access lists say. It needs Users.
+	NoAnonymous bool
+	// Metrics gets counters of calls; nil: none are kept.
+	Metrics prometheus.Registerer
 	// Writable says to which streams clients may write at all, whoever they are. nil: to all.
 	Writable func(stream string) bool
 	// MaxAppendBytes bounds the events of one append, which are held in memory until the client has sent all of them.
@@ -50,9 +59,11 @@ type Options struct {
 
 // Server serves one log. It does not close it.
 type Server struct {
-	opts Options
-	log  *slog.Logger
-	grpc *grpc.Server
+	opts   Options
+	log    *slog.Logger
+	grpc   *grpc.Server
+	groups *persistent.Service
+	over   *shutdown
 }
 
 // NewServer makes a server of a log. Call Serve to begin.
@@ -71,38 +82,65 @@ func NewServer(log eventstore.Log, opts Options) *Server {
 		grpc.MaxConcurrentStreams(16 << 10), // each subscription is one
 	}
 	first := &before{
-		gate:   &gate{log: log, users: opts.Users, writable: opts.Writable},
-		leader: &leadership{advertise: opts.Advertise, members: opts.Members}, logger: opts.Logger,
+		gate:   &gate{log: log, users: opts.Users, known: opts.NoAnonymous, writable: opts.Writable},
+		leader: &leadership{advertise: opts.Advertise, members: opts.Members}, logger: opts.Logger, calls: newCalls(opts.Metrics),
 	}
 	config = append(config, grpc.ChainUnaryInterceptor(first.unary), grpc.ChainStreamInterceptor(first.stream))
 	if opts.TLS != nil {
 		config = append(config, grpc.Creds(credentials.NewTLS(opts.TLS)))
 	}
-	s := &Server{opts: opts, log: opts.Logger, grpc: grpc.NewServer(config...)}
-	streams.RegisterStreamsServer(s.grpc, &streamsServer{log: log, opts: opts, gate: first.gate})
+	s := &Server{opts: opts, log: opts.Logger, grpc: grpc.NewServer(config...), groups: persistent.New(log, opts.Logger), over: newShutdown()}
+	pb.RegisterPersistentSubscriptionsServer(s.grpc, &persistentServer{groups: s.groups, gate: first.gate, over: s.over})
+	streams.RegisterStreamsServer(s.grpc, &streamsServer{log: log, opts: opts, gate: first.gate, over: s.over})
 	serverfeatures.RegisterServerFeaturesServer(s.grpc, &featuresServer{server: s.grpc})
+	healthpb.RegisterHealthServer(s.grpc, health.NewServer())
 	gossip.RegisterGossipServer(s.grpc, &gossipServer{id: uuid.New(), advertise: opts.Advertise, members: opts.Members, now: time.Now})
 	return s
 }
 
-// Serve accepts connections until Stop is called; then it returns nil.
+// Serve accepts connections until Stop or Drain is called; then it returns nil. Persistent subscriptions run while it does.
 func (s *Server) Serve(l net.Listener) error {
 	access := "open to everybody"
 	if s.opts.Users != nil {
 		access = fmt.Sprintf("by users, of whom there are %d", s.opts.Users().Len())
 	}
 	s.log.Info("serving the event store's protocol", "address", l.Addr().String(), "tls", s.opts.TLS != nil, "access", access)
-	if err := s.grpc.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+	loading, cancel := context.WithCancel(context.Background())
+	loaded := make(chan struct{})
+	go func() {
+		defer close(loaded)
+		// It is tried again with the first call that needs it.
+		if err := s.groups.Load(loading); err != nil && loading.Err() == nil {
+			s.log.Error("persistent subscriptions do not run", "error", err)
+		}
+	}()
+	err := s.grpc.Serve(l)
+	cancel()
+	<-loaded
+	if errors.Is(err, grpc.ErrServerStopped) {
+		err = nil
+	}
+	closing, cancel := context.WithTimeout(context.Background(), closeWithin)
+	defer cancel()
+	if err := s.groups.Close(closing); err != nil {
+		s.log.Warn("some events will be handed out again by persistent subscriptions", "error", err)
+	}
+	if err != nil {
 		return fmt.Errorf("serving the event store's protocol on %s: %w", l.Addr(), err)
 	}
 	return nil
 }
 
+// closeWithin bounds the writing of last checkpoints.
+const closeWithin = 5 * time.Second
+
 // Stop ends all calls at once, and Serve.
 func (s *Server) Stop() { s.grpc.Stop() }
 
-// Drain takes no more calls, and waits for those that run until the context ends; then it ends them. Serve returns.
+// Drain takes no more calls, ends subscriptions, and waits for other calls until the context ends; then it ends them too. Serve
+// returns.
 func (s *Server) Drain(ctx context.Context) {
+	s.over.begin()
 	stop := context.AfterFunc(ctx, s.grpc.Stop)
 	defer stop()
 	s.grpc.GracefulStop()

@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"context"
 	"errors"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/streams"
@@ -12,7 +13,8 @@ import (
 // subscribe confirms a subscription and then sends what the log delivers. A client that reads slowly blocks Send, which
 // holds up nobody: the log's subscription is a cursor.
 func (s *streamsServer) subscribe(options *streams.ReadReq_Options, filter *filter, call readCall) error {
-	ctx := call.Context()
+	ctx, cancel := s.over.with(call.Context())
+	defer cancel(nil)
 	opts, err := s.subscription(options, filter, call)
 	if err != nil {
 		return err
@@ -28,10 +30,12 @@ func (s *streamsServer) subscribe(options *streams.ReadReq_Options, filter *filt
 	if err != nil {
 		return err
 	}
-	stringIDs := options.GetUuidOption().GetString_() != nil
 	told, live := opts.After, false // told: up to where the client knows that it has everything
 	for {
 		b, err := sub.Next(ctx)
+		if err != nil && call.Context().Err() == nil && ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err != nil {
 			return err
 		}
@@ -40,7 +44,11 @@ func (s *streamsServer) subscribe(options *streams.ReadReq_Options, filter *filt
 			if !filter.admits(e) {
 				continue
 			}
-			if err := call.Send(fromRecorded(e, stringIDs)); err != nil {
+			resp, err := s.response(ctx, e, options)
+			if err != nil {
+				return err
+			}
+			if err := call.Send(resp); err != nil {
 				return err
 			}
 			told = e.Position

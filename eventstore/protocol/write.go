@@ -18,6 +18,7 @@ type streamsServer struct {
 	log  eventstore.Log
 	opts Options
 	gate *gate
+	over *shutdown
 }
 
 // expectation is how Append, Delete and Tombstone say what they expect.

@@ -314,14 +314,7 @@ func (b *base) ChangesSince(ctx context.Context, asOf AsOf) ([]*FieldChange, err
 
 // Changes tells how an object became another; nil is not there.
 func Changes(before, after *projections.Object) ([]*FieldChange, error) {
-	docs := [2][]byte{[]byte("{}"), []byte("{}")}
-	var gr domain.Resource
-	for i, o := range []*projections.Object{before, after} {
-		if o != nil {
-			docs[i], gr = o.JSON, o.Ref.GroupResource()
-		}
-	}
-	changes, err := view.Changes(gr, docs[0], docs[1])
+	changes, err := view.Changes(before, after)
 	if err != nil {
 		return nil, err
 	}

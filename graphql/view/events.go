@@ -161,28 +161,43 @@ func (s *Set) EventChanges(ctx context.Context, e domain.Event) ([]domain.FieldC
 	if e.Op == "" || e.Op == domain.Changed && len(e.Change) == 0 {
 		return nil, nil
 	}
-	absent := []byte("{}")
-	before, after := absent, absent
-	switch e.Op {
-	case domain.Created:
-		after = e.Change
-	default:
-		o, _, err := s.Before(ctx, e)
-		if err != nil {
-			return nil, err
-		}
-		if o != nil {
-			before = o.JSON
-		}
-		if e.Op == domain.Changed {
-			base := before
-			if o == nil {
-				base = nil // only a change that is the whole object can be told then
-			}
-			if after, err = domain.Patch(base, e.Change); err != nil {
-				return nil, fmt.Errorf("telling what event %d changed: %w", e.Position, err)
-			}
-		}
+	before, _, err := s.Before(ctx, e)
+	if err != nil {
+		return nil, err
 	}
-	return Changes(e.Ref.GroupResource(), before, after)
+	after, sealed, err := s.afterEvent(before, e)
+	if err != nil {
+		return nil, fmt.Errorf("telling what event %d changed: %w", e.Position, err)
+	}
+	if !sealed {
+		return documentChanges(e.Ref.GroupResource(), jsonOf(before), after)
+	}
+	o, _, err := s.After(ctx, e) // opened, as far as it can be
+	if err != nil {
+		return nil, err
+	}
+	return Changes(before, o)
+}
+
+// afterEvent is the document that an event leads to, and whether a sealed payload is in it or in the object before.
+func (s *Set) afterEvent(before *projections.Object, e domain.Event) (after []byte, sealed bool, err error) {
+	sealed = before != nil && domain.IsSealed(before.JSON)
+	switch {
+	case e.Op == domain.Created:
+		after = e.Change
+	case e.Op == domain.Deleted:
+		after = jsonOf(nil)
+	case before == nil: // only a change that is the whole object can be told then
+		after, err = domain.Patch(nil, e.Change)
+	default:
+		after, err = domain.Patch(before.JSON, e.Change)
+	}
+	return after, sealed || domain.IsSealed(after), err
+}
+
+func jsonOf(o *projections.Object) []byte {
+	if o == nil {
+		return []byte("{}")
+	}
+	return o.JSON
 }

@@ -26,7 +26,11 @@ func Withholds(gr domain.Resource) bool { return gr.Group == "" && gr.Resource =
 // Document is what may be shown of an object: its canonical JSON, what a secret holds replaced. One that cannot be read so is
 // not shown at all.
 func Document(o *projections.Object) []byte {
-	return Shown(o.Ref.GroupResource(), o.JSON, nil)
+	document, err := o.Document()
+	if err != nil {
+		return []byte("{}")
+	}
+	return Shown(o.Ref.GroupResource(), document, nil)
 }
 
 // Shown is what may be shown of a document of a resource, as a change from another one when that is given.
@@ -116,9 +120,27 @@ func members(raw []byte) (map[string]json.RawMessage, error) {
 	return m, nil
 }
 
-// Changes tells field by field how two documents of a resource differ, without what is withheld, and without metadata.managedFields,
-// the bookkeeping of who wrote which field, which kubectl does not show either.
-func Changes(gr domain.Resource, before, after []byte) ([]domain.FieldChange, error) {
+// Changes tells field by field how an object became another (nil: it was not there), without what is withheld, and without
+// metadata.managedFields, the bookkeeping of who wrote which field, which kubectl does not show either.
+func Changes(before, after *projections.Object) ([]domain.FieldChange, error) {
+	c, err := projections.Compare(before, after)
+	if err != nil {
+		return nil, err
+	}
+	var gr domain.Resource
+	for _, o := range []*projections.Object{before, after} {
+		if o != nil {
+			gr = o.Ref.GroupResource()
+		}
+	}
+	changes, err := documentChanges(gr, c.Before, c.After)
+	if c.Payload != nil {
+		changes = append(changes, *c.Payload)
+	}
+	return changes, err
+}
+
+func documentChanges(gr domain.Resource, before, after []byte) ([]domain.FieldChange, error) {
 	changes, err := domain.Describe(Shown(gr, before, nil), Shown(gr, after, before))
 	return slices.DeleteFunc(changes, func(c domain.FieldChange) bool { return strings.HasPrefix(c.Path, "metadata.managedFields") }), err
 }

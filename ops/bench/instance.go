@@ -1,11 +1,9 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,23 +36,11 @@ func (b *bench) start(ctx context.Context, dir, netns string, args ...string) (*
 	}
 	cmd.Stderr = log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
 	began := time.Now()
-	if err := cmd.Start(); err != nil {
-		return nil, err
+	if _, err := startUntil(cmd, "ready "); err != nil {
+		return nil, fmt.Errorf("%w; see %s", err, log.Name())
 	}
-	lines := bufio.NewScanner(stdout)
-	for lines.Scan() {
-		if strings.HasPrefix(lines.Text(), "ready ") {
-			go func() { _, _ = io.Copy(io.Discard, stdout) }()
-			return &instance{bin: b.bin, dir: dir, cmd: cmd, ready: time.Since(began), netns: netns}, nil
-		}
-	}
-	_ = cmd.Wait()
-	return nil, fmt.Errorf("%s was not ready; see %s", strings.Join(argv, " "), log.Name())
+	return &instance{bin: b.bin, dir: dir, cmd: cmd, ready: time.Since(began), netns: netns}, nil
 }
 
 func (i *instance) stop() error {

@@ -26,12 +26,14 @@ var measurements = []measurement{
 	{"writes", "ConfigMap creates and patches through the API, 1 and 32 clients", measureWrites},
 	{"pods", "1,000 simulated pods on 100 nodes: create to all available; list of 2,000; memory and CPU then", measurePods},
 	{"replay", "start with 100,000 events; rebuild of the read models", measureReplay},
+	{"log", "durable appends beside the raw disk and etcd, fan-out, bytes on disk per revision", measureLog},
 	{"containers", "one real pod from create to Running, and 50 at once (root)", measureContainers},
 }
 
 type bench struct {
-	bin string
-	out *tabwriter.Writer
+	bin  string
+	etcd etcd
+	out  *tabwriter.Writer
 }
 
 // report prints a figure as soon as it is known.
@@ -46,11 +48,12 @@ func main() {
 		names = append(names, m.name)
 	}
 	bin := flag.String("bin", "bin/shiplog", "the binary to measure")
+	etcdDir := flag.String("etcd", "bin/etcd", "where etcd and its benchmark tool are (ops/scripts/etcd.sh builds them)")
 	only := flag.String("only", strings.Join(names, ","), "which to run, separated by commas")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	b := &bench{bin: *bin, out: tabwriter.NewWriter(os.Stdout, 60, 0, 2, ' ', 0)}
+	b := &bench{bin: *bin, etcd: findEtcd(ctx, *etcdDir), out: tabwriter.NewWriter(os.Stdout, 60, 0, 2, ' ', 0)}
 	for name := range strings.SplitSeq(*only, ",") {
 		i := slices.IndexFunc(measurements, func(m measurement) bool { return m.name == name })
 		if i < 0 {

@@ -4,8 +4,11 @@
 //	lock              held by the running process (flock); holds its pid
 //	log/              the embedded log, or
 //	eventstore        the connection string of the event store that keeps the log
+//	keys/             the keys of sealed payloads, and the key that wraps them
+//	snapshots/        what a start reads instead of all of the log; made anew when removed
 //	postgres/         the private Postgres
 //	pki/              certificates and keys
+//	restoring/        what a restore that has not ended has made so far: nothing starts while it is there
 //	node/             the node agent: images, containers, its copy of what concerns it
 //	admin.kubeconfig  the administrator's way in
 package datadir
@@ -24,6 +27,17 @@ import (
 
 // Version of the layout that this build writes and reads.
 const Version = 1
+
+// Where things lie in the directory.
+const (
+	Log       = "log"
+	PKI       = "pki"
+	Keys      = "keys" // the key store of sealed payloads
+	Restoring = "restoring"
+)
+
+// KeyDirs are the directories whose files make a restored log the same cluster again.
+var KeyDirs = []string{PKI, Keys}
 
 // Dir is a data directory that this process holds.
 type Dir struct {
@@ -54,6 +68,9 @@ func Open(path string) (*Dir, error) {
 	// Others may pass through (Postgres runs as a user of its own) but not look around; what is inside has modes of its own.
 	if err := os.MkdirAll(path, 0o711); err != nil {
 		return nil, fmt.Errorf("creating the data directory: %w", err)
+	}
+	if _, err := os.Lstat(filepath.Join(path, Restoring)); err == nil {
+		return nil, fmt.Errorf("the data directory %s holds a restore that was cut off: delete what is in it and restore again", path)
 	}
 	if err := checkVersion(path); err != nil {
 		return nil, err

@@ -49,7 +49,7 @@ func BlameObject(ctx context.Context, h projections.History, ref domain.Ref, pos
 		if !doc.state.Exists {
 			continue
 		}
-		v, err := decode(doc.state.JSON)
+		v, err := decode(shownOf(doc.state.JSON))
 		if err != nil {
 			return nil, fmt.Errorf("reading %s at position %d: %w", ref, e.Position, err)
 		}
@@ -63,6 +63,16 @@ func BlameObject(ctx context.Context, h projections.History, ref domain.Ref, pos
 	}
 	hidden := ref.Group == "" && ref.Resource == "secrets"
 	return root.lines(nil, "", "", 0, hidden), nil
+}
+
+// shownOf is a document with a line in the place of a sealed payload: another one for another payload, so that it can be told who set it.
+func shownOf(document []byte) []byte {
+	e, ok := domain.EnvelopeOf(document)
+	if !ok {
+		return document
+	}
+	rest := domain.WithoutPayload(nil, document)
+	return append(fmt.Appendf(nil, `{%q:%q,`, projections.Payload, "sealed by key "+e.KeyID), rest[1:]...)
 }
 
 func decode(data []byte) (any, error) {

@@ -122,6 +122,9 @@ func (d *document) apply(ctx context.Context, h projections.History, e *domain.E
 		}
 		old = o.JSON
 	}
+	if domain.IsSealed(old) || domain.IsSealed(next.JSON) {
+		return changedFields(ctx, h, *e) // of the objects, which are opened as far as they can be
+	}
 	changes, err := domain.Describe(old, next.JSON)
 	if err != nil {
 		return nil

@@ -110,14 +110,14 @@ func differences(list []Difference, before, after *projections.Object) ([]Differ
 	case before.Position == after.Position:
 		return list, nil
 	}
-	changes, err := domain.Describe(before.JSON, after.JSON)
+	fields, err := compare(before, after)
 	if err != nil {
 		return nil, fmt.Errorf("comparing %s: %w", after.Ref, err)
 	}
-	if len(changes) == 0 {
+	if len(fields) == 0 {
 		return list, nil
 	}
-	d := Difference{Object: after.Ref, Change: "changed", Fields: fieldsOf(after.Ref, changes)}
+	d := Difference{Object: after.Ref, Change: "changed", Fields: fields}
 	if before.Ref.UID != after.Ref.UID {
 		d.Change = "replaced"
 	}

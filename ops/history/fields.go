@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/shiplog/shiplog/domain"
+	"github.com/shiplog/shiplog/projections"
 )
 
 // Field says what happened to one field.
@@ -31,6 +32,23 @@ func fieldsOf(ref domain.Ref, changes []domain.FieldChange) []Field {
 		fields = append(fields, f)
 	}
 	return fields
+}
+
+// compare tells how an object became another, with payloads hidden.
+func compare(before, after *projections.Object) ([]Field, error) {
+	c, err := projections.Compare(before, after)
+	if err != nil {
+		return nil, err
+	}
+	changes, err := domain.Describe(c.Before, c.After)
+	if err != nil {
+		return nil, err
+	}
+	fields := fieldsOf(after.Ref, changes)
+	if c.Payload != nil {
+		fields = append(fields, Field{Path: c.Payload.Path, Before: c.Payload.Before, After: c.Payload.After})
+	}
+	return fields, nil
 }
 
 // lastApplied is the annotation in which kubectl keeps a whole object, payload included.
@@ -64,7 +82,7 @@ func noise(path string) bool {
 // weight puts what people change before what the machinery reports, and the outcome before its details.
 func weight(path string) int {
 	switch {
-	case strings.HasPrefix(path, "spec"), strings.HasPrefix(path, "data"):
+	case strings.HasPrefix(path, "spec"), strings.HasPrefix(path, "data"), path == projections.Payload:
 		return 0
 	case strings.HasPrefix(path, "metadata.labels"), strings.HasPrefix(path, "metadata.annotations"):
 		return 1

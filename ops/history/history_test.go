@@ -281,3 +281,19 @@ func TestParseTarget(t *testing.T) {
 		}
 	}
 }
+
+// In a log that was copied to where positions are others, a recorded cause is found by its id.
+func TestTheCauseInACopiedLog(t *testing.T) {
+	p := newPast()
+	created := p.put(by{user: "ada", verb: "create"}, deployment(1, "web:1"))
+	for _, position := range []uint64{2, 2000} { // where another event stands, and where none does
+		p.put(by{user: "bob", verb: "create"}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("n", position)}})
+		moved := created
+		moved.Position = position
+		effect := p.put(by{user: "system:serviceaccount:kube-system:deployment-controller", verb: "create", cause: &moved}, &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprint("web-", position)}})
+		chain, err := Chain(t.Context(), p, effect)
+		if err != nil || len(chain) != 2 || chain[0].ID != created.ID || !chain[1].Because {
+			t.Errorf("caused at position %d: %+v, %v", position, chain, err)
+		}
+	}
+}

@@ -83,6 +83,10 @@ func Chain(ctx context.Context, h projections.History, e domain.Event) ([]Link, 
 func cause(ctx context.Context, h projections.History, e domain.Event) (domain.Event, bool, error) {
 	if e.Cause != nil {
 		c, err := h.Event(ctx, e.Cause.Position, e.Cause.ID)
+		if e.Cause.ID != "" && (err == nil && c.ID != e.Cause.ID || errors.Is(err, projections.ErrNotFound)) {
+			// The log was copied to where positions are others: the id is still the same.
+			c, err = h.Event(ctx, 0, e.Cause.ID)
+		}
 		if !errors.Is(err, projections.ErrNotFound) {
 			return c, true, err
 		}
@@ -112,11 +116,11 @@ func changedFields(ctx context.Context, h projections.History, e domain.Event) [
 	if err != nil {
 		return nil
 	}
-	changes, err := domain.Describe(before.JSON, after.JSON)
+	fields, err := compare(before, after)
 	if err != nil {
 		return nil
 	}
-	return fieldsOf(e.Ref, changes)
+	return fields
 }
 
 // Effect is an event with those that it caused.
@@ -149,7 +153,7 @@ func Effects(ctx context.Context, h projections.History, e domain.Event) ([]*Eff
 		byID[x.ID], byPosition[x.Position] = x, x
 		var parent *Effect
 		if c := x.Cause; c != nil {
-			if parent = byID[c.ID]; parent == nil {
+			if parent = byID[c.ID]; parent == nil && c.ID == "" {
 				parent = byPosition[c.Position]
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -47,8 +48,23 @@ func installsIn(patterns []string, path string) []install {
 	return found
 }
 
-func installs() []install {
-	return installsIn([]string{"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql*/bin"}, os.Getenv("PATH"))
+func installs() []install { return installsIn(usualPlaces(), os.Getenv("PATH")) }
+
+// usualPlaces are where distributions put servers.
+func usualPlaces() []string {
+	return []string{"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql*/bin"}
+}
+
+// installed says whether there is a server at all, without asking it for its version.
+func installed() bool {
+	dirs := filepath.SplitList(os.Getenv("PATH"))
+	for _, p := range usualPlaces() {
+		more, _ := filepath.Glob(p) // the only error is a malformed pattern
+		dirs = append(dirs, more...)
+	}
+	return slices.ContainsFunc(dirs, func(dir string) bool {
+		return executable(filepath.Join(dir, "postgres")) && executable(filepath.Join(dir, "initdb"))
+	})
 }
 
 // choose picks the server for a directory: the one that wrote it if it is installed, else the newest. fresh says that the

@@ -47,35 +47,64 @@ type Server struct {
 	stop    chan struct{} // closed by Stop
 	stopped chan struct{} // closed when the supervisor has ended
 	once    sync.Once
+	cleared sync.Once
 	mu      sync.Mutex
+	begun   bool // there is a supervisor
 	pid     int
 	tail    tail
 }
 
-// Start runs the server of a directory, initialising it at the first time, and returns when it answers. The context bounds the
-// start alone. The server stops with Stop, and with the process that started it however that ends. Only one process can have a
-// directory: another gets ErrInUse. ErrNotInstalled says that there is no Postgres on this machine.
+// Start is Prepare and Server.Start: it returns when the server answers.
 func Start(ctx context.Context, dir string, opts Options) (*Server, error) {
-	s, err := prepare(ctx, dir, opts)
+	s, err := Prepare(dir, opts)
 	if err != nil {
-		return nil, fmt.Errorf("starting the private Postgres in %s: %w", dir, err)
+		return nil, err
 	}
-	go s.supervise()
-	if err := s.waitReady(ctx); err != nil {
-		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer cancel()
-		return nil, fmt.Errorf("starting the private Postgres in %s: %w", dir, errors.Join(err, s.Stop(stopCtx)))
+	if err := s.Start(ctx); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
 
-func prepare(ctx context.Context, dir string, opts Options) (*Server, error) {
+// Prepare takes hold of a server's directory and finds out what it takes to run it, in next to no time: the DSN is known then. Only one
+// process can have a directory: another gets ErrInUse. ErrNotInstalled says that there is no Postgres on this machine.
+func Prepare(dir string, opts Options) (*Server, error) {
+	s, err := prepare(dir, opts)
+	if err != nil {
+		return nil, fmt.Errorf("starting the private Postgres in %s: %w", dir, err)
+	}
+	return s, nil
+}
+
+// Start runs the server, initialising its directory at the first time, and returns when it answers. The context bounds the start
+// alone. The server stops with Stop, and with the process that started it however that ends. It is called once.
+func (s *Server) Start(ctx context.Context) error {
+	if err := s.lay(ctx); err != nil {
+		s.clear()
+		return fmt.Errorf("starting the private Postgres in %s: %w", s.dir, err)
+	}
+	s.mu.Lock()
+	s.begun = true
+	s.mu.Unlock()
+	go s.supervise()
+	if err := s.waitReady(ctx); err != nil {
+		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		return fmt.Errorf("starting the private Postgres in %s: %w", s.dir, errors.Join(err, s.Stop(stopCtx)))
+	}
+	return nil
+}
+
+func prepare(dir string, opts Options) (*Server, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
+	}
+	if !installed() {
+		return nil, ErrNotInstalled
 	}
 	id, err := whoRuns(opts.RunAs)
 	if err != nil {
@@ -88,14 +117,10 @@ func prepare(ctx context.Context, dir string, opts Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		dir: dir, data: filepath.Join(dir, "data"), id: id, opts: opts, log: opts.Logger,
+		dir: dir, data: filepath.Join(dir, "data"), socketDir: id.runtimeDir(dir), id: id, opts: opts, log: opts.Logger,
 		stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	if s.lock, err = lockDir(dir); err != nil {
-		return nil, err
-	}
-	if err := s.lay(ctx); err != nil {
-		s.clear()
 		return nil, err
 	}
 	return s, nil
@@ -112,7 +137,6 @@ func (s *Server) lay(ctx context.Context) error {
 	if err := s.stopStale(ctx); err != nil {
 		return err
 	}
-	s.socketDir = s.id.runtimeDir(s.dir)
 	if err := s.id.ownDir(s.socketDir); err != nil {
 		return fmt.Errorf("making the socket's directory: %w", err)
 	}
@@ -157,9 +181,17 @@ func (s *Server) PID() int {
 // Version is the major version of the server.
 func (s *Server) Version() int { return s.install.major }
 
-// Stop ends the server and waits until it has ended: cleanly at first, at once when the context ends. It can be called again.
+// Stop ends the server and waits until it has ended: cleanly at first, at once when the context ends. It can be called again, and of a
+// server that was only prepared. Start must have returned.
 func (s *Server) Stop(ctx context.Context) error {
 	s.once.Do(func() { close(s.stop) })
+	s.mu.Lock()
+	begun := s.begun
+	s.mu.Unlock()
+	if !begun {
+		s.clear()
+		return nil
+	}
 	select {
 	case <-s.stopped:
 	case <-ctx.Done():

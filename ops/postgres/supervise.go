@@ -134,14 +134,14 @@ func (s *Server) command(data, program string, args ...string) *exec.Cmd {
 
 // clear leaves nothing outside the directory.
 func (s *Server) clear() {
-	if s.socketDir != "" {
+	s.cleared.Do(func() {
 		if err := os.RemoveAll(s.socketDir); err != nil {
 			s.log.Warn("removing the socket's directory", "error", err)
 		}
-	}
-	if err := s.lock.Close(); err != nil {
-		s.log.Warn("releasing the private Postgres' directory", "error", err)
-	}
+		if err := s.lock.Close(); err != nil {
+			s.log.Warn("releasing the private Postgres' directory", "error", err)
+		}
+	})
 }
 
 func lockDir(dir string) (*os.File, error) {

@@ -17,7 +17,8 @@ import (
 // Prefix is the path under which a cluster serves its history.
 const Prefix = "/shiplog/v1/history/"
 
-// wireObject is an object as it travels: its JSON is canonical and without a resourceVersion, as in the log.
+// wireObject is an object as it travels: its JSON is canonical and without a resourceVersion, as in the log, but for what is sealed
+// there: that is open, or marked as erased.
 type wireObject struct {
 	Ref      domain.Ref      `json:"ref"`
 	Position uint64          `json:"position"`
@@ -26,7 +27,11 @@ type wireObject struct {
 }
 
 func toWire(o *projections.Object) wireObject {
-	return wireObject{Ref: o.Ref, Position: o.Position, Revision: o.Revision, Object: o.JSON}
+	document, err := o.Document()
+	if err != nil {
+		document = o.JSON // it cannot be read; the other side says so
+	}
+	return wireObject{Ref: o.Ref, Position: o.Position, Revision: o.Revision, Object: document}
 }
 
 func fromWire(kinds *domain.Set, w wireObject) (*projections.Object, error) {

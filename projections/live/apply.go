@@ -48,6 +48,7 @@ func (v *View) apply(records []eventstore.Recorded, checkpoint uint64) error {
 		v.ring.add(changes, reached)
 		v.waiters.reach(reached)
 	}
+	v.remember()
 	return failed
 }
 
@@ -65,13 +66,17 @@ func (v *View) applyEvent(e domain.Event) (projections.Change, bool) {
 	gr := e.Ref.GroupResource()
 	before, _ := v.store.Get(gr, e.Ref.Namespace, e.Ref.Name)
 	hint := v.hints.take(e.ID)
+	if before != nil && domain.IsSealed(before.JSON) {
+		// Its key is destroyed once this event is known. Who follows the changes still sees what was there before.
+		_, _ = before.Typed() // an error is the reader's to see
+	}
 	state, err := v.stateOf(before).Apply(e)
 	switch {
 	case err != nil:
 		return v.keepBroken(e, before, err)
 	case e.Op == "":
 		if before != nil { // a fact told in the object's stream: only what the next append expects has changed
-			v.put(renewed(before, state.Revision), e.Position)
+			v.put(renewed(before, state.Revision), e.Position, v.isUnreadable(e.Ref))
 		}
 		return projections.Change{}, false
 	case !state.Exists:
@@ -83,12 +88,7 @@ func (v *View) applyEvent(e domain.Event) (projections.Change, bool) {
 		return projections.Change{Event: e, Before: before}, before != nil
 	}
 	after := v.object(e, before, state, hint)
-	v.put(after, e.Position)
-	if len(v.unreadable) > 0 {
-		v.mu.Lock()
-		delete(v.unreadable, nameOf(e.Ref))
-		v.mu.Unlock()
-	}
+	v.put(after, e.Position, false)
 	return projections.Change{Event: e, Before: before, After: after}, true
 }
 
@@ -109,12 +109,19 @@ func (v *View) applyUnreadable(r eventstore.Recorded, cause error) (projections.
 // stateOf is what the next event is applied to. To an object that is already broken no delta applies, only what needs no base.
 func (v *View) stateOf(o *projections.Object) domain.State {
 	s := projections.StateOf(o)
-	if o != nil && len(v.unreadable) > 0 {
-		if _, broken := v.unreadable[nameOf(o.Ref)]; broken {
-			s.Seen = false
-		}
+	if o != nil && v.isUnreadable(o.Ref) {
+		s.Seen = false
 	}
 	return s
+}
+
+// isUnreadable says whether an object's events have not led to it soundly. Nobody but Run changes that.
+func (v *View) isUnreadable(ref domain.Ref) bool {
+	if len(v.unreadable) == 0 {
+		return false
+	}
+	_, unreadable := v.unreadable[nameOf(ref)]
+	return unreadable
 }
 
 // object makes the object that a state stands for. What does not change from one event to the next is shared with the object
@@ -150,6 +157,9 @@ func (v *View) keepBroken(e domain.Event, before *projections.Object, cause erro
 	o := projections.Object{Ref: e.Ref, Position: e.Position, Revision: e.Revision}
 	if before != nil {
 		o.JSON, o.Kind = before.JSON, before.Kind
+		if o.Ref.UID == "" {
+			o.Ref.UID = before.Ref.UID
+		}
 	}
 	if o.Kind == nil {
 		o.Kind = memory.KindOf(v.kinds, o.Ref, o.JSON)
@@ -166,25 +176,29 @@ func (v *View) keepBroken(e domain.Event, before *projections.Object, cause erro
 		// What was there before does not fit, but this is a whole object: it is the better answer.
 		o.JSON = bytes.Clone(e.Change)
 		after := memory.Decoded(v.kinds, o)
-		v.put(after, e.Position)
+		v.put(after, e.Position, false)
 		return projections.Change{Event: e, Before: before, After: after}, true
 	}
 	after := memory.Broken(o, fmt.Errorf("reading %s: %w", e.Ref, cause))
-	v.put(after, e.Position)
-	v.mu.Lock()
-	v.unreadable[nameOf(e.Ref)] = struct{}{}
-	v.mu.Unlock()
+	v.put(after, e.Position, true)
 	return projections.Change{Event: e, Before: before, After: after}, true
 }
 
-// put stores an object. It is decoded before the lock is taken, if an index needs it decoded.
-func (v *View) put(o *projections.Object, position uint64) {
+// put stores an object, and whether its events have not led to it soundly. It is decoded before the lock is taken, if an index needs it
+// decoded.
+func (v *View) put(o *projections.Object, position uint64, unreadable bool) {
 	if len(o.Kind.Indexes) > 1 {
 		_, _ = o.Typed() // an error is the reader's to see
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.store.Put(o)
+	switch {
+	case unreadable:
+		v.unreadable[nameOf(o.Ref)] = struct{}{}
+	case len(v.unreadable) > 0:
+		delete(v.unreadable, nameOf(o.Ref))
+	}
 	v.stands(position)
 }
 

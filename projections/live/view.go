@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,8 +29,10 @@ type View struct {
 	mu         sync.Mutex // held while an event is applied and while a snapshot is taken
 	store      *memory.Store
 	position   uint64
-	applied    uint64
+	bulk       uint64 // events that were folded to start from
+	applied    uint64 // events since
 	unreadable map[domain.Ref]struct{}
+	past       State // as it was keepRecent events ago, or less; Run's alone
 
 	snapshot  atomic.Pointer[memory.Snapshot] // the last taken; current while its position is latest
 	latest    atomic.Uint64                   // position
@@ -53,8 +56,12 @@ func New(log eventstore.Log, kinds *domain.Set, opts Options) *View {
 		log: log, kinds: kinds, opts: opts, slog: opts.Logger, ready: make(chan struct{}), ended: make(chan struct{}),
 		ring: newRing(opts.MaxChanges, opts.MaxChangeBytes),
 	}
-	v.reset(nil, nil, 0)
+	v.reset(emptyBase(), 0)
 	return v
+}
+
+func emptyBase() *Base {
+	return &Base{Objects: memory.NewStore(), Broken: map[domain.Ref]struct{}{}}
 }
 
 // Run keeps the view up to date until the context ends, which is no error, or the log cannot be followed any more. It is called
@@ -115,51 +122,79 @@ func (v *View) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("starting the live view: %w", err)
 	}
-	if v.opts.Start != nil {
-		objects, position, err := v.opts.Start(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case err != nil:
-			v.slog.Info("the live view starts from the beginning of the log", "because", err)
-		case position > uint64(head):
-			v.slog.Warn("the live view starts from the beginning of the log: the snapshot is of another log", "snapshot", position, "head", head)
-		default:
-			v.reset(objects, nil, position)
-			v.slog.Debug("the live view starts from a snapshot", "position", position, "objects", len(objects))
-			return nil
-		}
-	}
-	if head <= keepRecent {
-		return nil
-	}
-	from := uint64(head) - keepRecent
-	objects, broken, err := logreplay.Fold(ctx, v.log, v.kinds, from)
+	base, err := v.base(ctx, uint64(head))
 	if err != nil {
-		return fmt.Errorf("starting the live view: %w", err)
+		return err
 	}
-	v.reset(objects, broken, from)
+	events := uint64(0)
+	if uint64(head) > base.Position+keepRecent {
+		from := uint64(head) - keepRecent
+		if events, err = logreplay.Continue(ctx, v.log, v.kinds, base.Objects, base.Broken, base.Position, from); err != nil {
+			return fmt.Errorf("starting the live view: %w", err)
+		}
+		base.Position = from
+	}
+	v.reset(base, events)
+	if v.opts.Offer != nil && events > 0 {
+		v.opts.Offer(v.past)
+	}
 	return nil
 }
 
-// reset replaces everything.
-func (v *View) reset(objects []*projections.Object, broken []domain.Ref, position uint64) {
-	store := memory.NewStore()
-	for _, o := range objects {
-		store.Put(o)
+// base is what the options give to start from, if it is of use, and else the state before the first event.
+func (v *View) base(ctx context.Context, head uint64) (*Base, error) {
+	if v.opts.Base == nil {
+		return emptyBase(), nil
 	}
+	base, err := v.opts.Base(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != nil:
+		v.slog.Warn("the live view starts from the beginning of the log", "because", err)
+	case base == nil:
+	case base.Position > head:
+		v.slog.Warn("the live view starts from the beginning of the log: what it was to start from is of another log", "position", base.Position, "head", head)
+	default:
+		v.slog.Debug("the live view starts from a snapshot", "position", base.Position, "objects", base.Objects.Len(), "head", head)
+		return base, nil
+	}
+	return emptyBase(), nil
+}
+
+// reset replaces everything. events is how many have led from what the options gave to the base.
+func (v *View) reset(base *Base, events uint64) {
 	v.mu.Lock()
-	v.store = store
-	v.unreadable = map[domain.Ref]struct{}{}
-	for _, r := range broken {
-		v.unreadable[nameOf(r)] = struct{}{}
-	}
-	v.position = position
-	v.snapshot.Store(v.store.Snapshot(position))
-	v.latest.Store(position)
+	v.store = base.Objects
+	v.unreadable = base.Broken
+	v.position, v.bulk, v.applied = base.Position, events, 0
+	v.snapshot.Store(v.store.Snapshot(base.Position))
+	v.latest.Store(base.Position)
 	v.mu.Unlock()
-	v.ring.reset(position)
-	v.waiters.reach(position)
+	if v.opts.Offer != nil {
+		v.past = v.State()
+	}
+	v.ring.reset(base.Position)
+	v.waiters.reach(base.Position)
+}
+
+// State is the state as it is now, for others to keep.
+func (v *View) State() State {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	s := v.store.Snapshot(v.position)
+	v.snapshot.Store(s)
+	return State{Objects: s, broken: maps.Clone(v.unreadable), Events: v.bulk + v.applied}
+}
+
+// remember offers the state as it was, once it is keepRecent events old. Whoever starts from it finds the events since then in the log,
+// and takes the last of them one by one.
+func (v *View) remember() {
+	if v.opts.Offer == nil || v.bulk+v.applied < v.past.Events+keepRecent {
+		return
+	}
+	v.opts.Offer(v.past)
+	v.past = v.State()
 }
 
 // tellProgress lets followers know the position now and then, until it is stopped.

@@ -421,40 +421,37 @@ func TestAMandatoryEventOfANewerBuild(t *testing.T) {
 	}
 }
 
-func TestStartingFromASnapshot(t *testing.T) {
+func TestStartingFromABase(t *testing.T) {
 	kinds := domain.NewSet(domain.Kinds())
-	snapshotOf := func(w *world) ([]*projections.Object, uint64) {
-		var objects []*projections.Object
+	// baseOf is what a view of the log as it is now knows.
+	baseOf := func(w *world) *live.Base {
 		full := live.New(w.log, kinds, live.Options{})
 		other := &world{t: t, ctx: w.ctx, log: w.log, scribe: w.scribe, view: full}
 		other.run()
-		s := full.Snapshot().(*memory.Snapshot)
-		objects = slices.Collect(s.All())
-		return objects, s.Position()
+		base := &live.Base{Objects: memory.NewStore(), Broken: map[domain.Ref]struct{}{}, Position: full.Snapshot().Position()}
+		for o := range full.Snapshot().(*memory.Snapshot).All() {
+			base.Objects.Put(o)
+		}
+		return base
 	}
 	for _, c := range []struct {
 		name  string
-		spoil func(objects []*projections.Object, position uint64) ([]*projections.Object, uint64, error)
-		floor bool // whether the view must not have read what came before the snapshot
+		spoil func(*live.Base) (*live.Base, error)
+		floor bool // whether the view must not have read what came before the base
 	}{
-		{"good", func(o []*projections.Object, p uint64) ([]*projections.Object, uint64, error) { return o, p, nil }, true},
-		{"failing", func([]*projections.Object, uint64) ([]*projections.Object, uint64, error) {
-			return nil, 0, errors.New("folded by an older version")
-		}, false},
-		{"of another log", func(o []*projections.Object, p uint64) ([]*projections.Object, uint64, error) {
-			return o, p + 1000, nil
-		}, false},
+		{"good", func(b *live.Base) (*live.Base, error) { return b, nil }, true},
+		{"none", func(*live.Base) (*live.Base, error) { return nil, nil }, false},
+		{"failing", func(*live.Base) (*live.Base, error) { return nil, errors.New("the disk does not answer") }, false},
+		{"of another log", func(b *live.Base) (*live.Base, error) { b.Position += 1000; return b, nil }, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := given(t, live.Options{})
 			w.put(configMap("a", "1"))
 			w.put(configMap("b", "1"))
-			objects, position := snapshotOf(w)
+			base := baseOf(w)
 			w.put(configMap("b", "2"))
 			last := w.put(configMap("c", "1"))
-			w.view = live.New(w.log, kinds, live.Options{Start: func(context.Context) ([]*projections.Object, uint64, error) {
-				return c.spoil(objects, position)
-			}})
+			w.view = live.New(w.log, kinds, live.Options{Base: func(context.Context) (*live.Base, error) { return c.spoil(base) }})
 			w.run()
 			view := w.wait(last)
 			if got := names(view.List(configMaps, "")); !slices.Equal(got, []string{"a", "b", "c"}) {
@@ -469,6 +466,51 @@ func TestStartingFromASnapshot(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What a view offers to be kept is some thousand events old, so that a view that starts from it has recent changes at hand, and is the
+// state as it was then.
+func TestOfferedStates(t *testing.T) {
+	var mu sync.Mutex
+	var offered []live.State
+	w := given(t, live.Options{Offer: func(s live.State) {
+		mu.Lock()
+		defer mu.Unlock()
+		offered = append(offered, s)
+	}})
+	w.log.BatchSize(100)
+	created := w.put(configMap("counter", "0"))
+	bad, err := w.scribe.Force(w.ctx, domain.Event{Ref: configRef("bad"), Op: domain.Changed, Type: "ConfigMapChanged", Change: []byte(`{"~nowhere":{"-x":0}}`)})
+	w.check(err)
+	at := map[uint64]string{created.Position: "0", bad.Position: "0"}
+	w.run()
+	var last domain.Event
+	for i := 1; i <= 20_000; i++ {
+		last = w.put(configMap("counter", strconv.Itoa(i)))
+		at[last.Position] = strconv.Itoa(i)
+	}
+	w.wait(last)
+	mu.Lock()
+	defer mu.Unlock()
+	if n := len(offered); n < 4 {
+		t.Fatalf("%d states offered of 20,000 events", n)
+	}
+	for i, s := range offered[1:] { // the first is the one before all events
+		c, _ := projections.Get[*corev1.ConfigMap](s.Objects, configMaps, "default", "counter")
+		if c == nil || c.Data["v"] != at[s.Objects.Position()] {
+			t.Errorf("state %d: %+v at position %d, want %s", i, c, s.Objects.Position(), at[s.Objects.Position()])
+		}
+		if !s.IsBroken(bad.Ref) || s.IsBroken(created.Ref) {
+			t.Errorf("state %d: broken: %v, %v", i, s.IsBroken(bad.Ref), s.IsBroken(created.Ref))
+		}
+		if s.Events <= offered[i].Events || s.Events > 20_000-2000 {
+			t.Errorf("state %d: after %d events, the one before after %d", i, s.Events, offered[i].Events)
+		}
+	}
+}
+
+func configRef(name string) domain.Ref {
+	return domain.Ref{Resource: "configmaps", Namespace: "default", Name: name}
 }
 
 // A view of a long log folds its beginning at once and takes its end one by one; it is the same view, broken objects included.

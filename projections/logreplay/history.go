@@ -137,7 +137,7 @@ func (h *History) getAt(ctx context.Context, ref domain.Ref, position uint64) (*
 			return nil, err
 		}
 		if ok {
-			f.apply(r.Stream, e)
+			f.apply(r.Stream, f.of(r.Stream), e)
 		}
 	}
 	o := f.objects[ref.Stream()]

@@ -12,6 +12,7 @@ import (
 	"github.com/shiplog/shiplog/eventstore"
 	"github.com/shiplog/shiplog/projections"
 	"github.com/shiplog/shiplog/projections/logreplay"
+	"github.com/shiplog/shiplog/projections/memory"
 	"github.com/shiplog/shiplog/projections/projectiontest"
 )
 
@@ -62,8 +63,11 @@ func TestAMandatoryEventOfANewerBuild(t *testing.T) {
 	}
 	history := logreplay.New(log, kinds)
 	for what, ask := range map[string]func() error{
-		"ViewAt":     func() error { _, err := logreplay.ViewAt(ctx, log, kinds, bad.Position); return err },
-		"Fold":       func() error { _, _, err := logreplay.Fold(ctx, log, kinds, bad.Position); return err },
+		"ViewAt": func() error { _, err := logreplay.ViewAt(ctx, log, kinds, bad.Position); return err },
+		"Continue": func() error {
+			_, err := logreplay.Continue(ctx, log, kinds, memory.NewStore(), map[domain.Ref]struct{}{}, 0, bad.Position)
+			return err
+		},
 		"GetAt":      func() error { _, err := history.GetAt(ctx, bad.Ref, bad.Position); return err },
 		"ListAt":     func() error { _, err := history.ListAt(ctx, bad.Ref.GroupResource(), "", bad.Position); return err },
 		"Events":     func() error { _, err := history.Events(ctx, projections.EventQuery{}); return err },

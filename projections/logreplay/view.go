@@ -22,27 +22,68 @@ func ViewAt(ctx context.Context, log eventstore.Log, kinds *domain.Set, position
 	return f.view(position), nil
 }
 
-// Fold returns the objects that are there at a position, and which of them the events have not led to soundly (they are in
-// objects too, and cannot be read): what a live view starts from.
-func Fold(ctx context.Context, log eventstore.Log, kinds *domain.Set, position uint64) (objects []*projections.Object, broken []domain.Ref, err error) {
+// Continue folds what came after one position, up to another, into the objects that there were at the first: what a live view
+// starts from. broken are those of them that the events had not led to soundly (they are there, and cannot be read); it is kept up to
+// date. It returns how many events it has read. After an error nothing of what it was given has changed.
+func Continue(ctx context.Context, log eventstore.Log, kinds *domain.Set, objects *memory.Store, broken map[domain.Ref]struct{}, after, to uint64) (events uint64, err error) {
 	f := newFolding(kinds)
-	if err := f.advance(ctx, log, position); err != nil {
-		return nil, nil, fmt.Errorf("replaying the log to position %d: %w", position, err)
+	f.position = after
+	if objects.Len() > 0 {
+		f.base = func(stream string) *folded { return foldedOf(stream, objects, broken) }
 	}
-	for _, o := range f.objects {
-		objects = append(objects, o.object(kinds))
-		if o.err != nil {
-			broken = append(broken, o.ref)
+	if err := f.advance(ctx, log, to); err != nil {
+		return 0, fmt.Errorf("replaying the log from position %d to %d: %w", after, to, err)
+	}
+	made := make([]*projections.Object, 0, len(f.objects))
+	for stream, o := range f.objects {
+		if o != nil {
+			made = append(made, o.object(kinds))
+			delete(broken, nameOf(o.ref))
+			if o.err != nil {
+				broken[nameOf(o.ref)] = struct{}{}
+			}
+		} else if ref, ok := domain.ParseStream(stream); ok {
+			objects.Delete(ref.GroupResource(), ref.Namespace, ref.Name)
+			delete(broken, ref)
 		}
 	}
-	return objects, broken, nil
+	objects.PutAll(made)
+	return f.events, nil
+}
+
+// foldedOf is what the events of a stream have led to, if that is an object that is there.
+func foldedOf(stream string, objects *memory.Store, broken map[domain.Ref]struct{}) *folded {
+	ref, ok := domain.ParseStream(stream)
+	if !ok {
+		return nil
+	}
+	o, ok := objects.Get(ref.GroupResource(), ref.Namespace, ref.Name)
+	if !ok {
+		return nil
+	}
+	f := &folded{ref: o.Ref, replay: domain.NewReplay(projections.StateOf(o))}
+	if _, spoilt := broken[ref]; spoilt {
+		f.replay.Spoil(o.Position, o.Revision)
+		if _, f.err = o.Typed(); f.err == nil {
+			f.err = errors.New("its events do not fold")
+		}
+	}
+	return f
+}
+
+func nameOf(r domain.Ref) domain.Ref {
+	r.UID = ""
+	return r
 }
 
 // folding is the fold of a log up to a position.
 type folding struct {
 	kinds    *domain.Set
 	position uint64
-	objects  map[string]*folded
+	events   uint64
+	objects  map[string]*folded // by stream; nil: known not to be there
+	// base, when set, knows the objects that were there before. objects are then those that have changed since.
+	base func(stream string) *folded
 }
 
 type folded struct {
@@ -55,6 +96,24 @@ func newFolding(kinds *domain.Set) *folding {
 	return &folding{kinds: kinds, objects: map[string]*folded{}}
 }
 
+// of returns what is known of a stream's object, nil when it is not there.
+func (f *folding) of(stream string) *folded {
+	o, known := f.objects[stream]
+	if !known && f.base != nil {
+		o = f.base(stream)
+	}
+	return o
+}
+
+// gone takes note that a stream's object is not there.
+func (f *folding) gone(stream string) {
+	if f.base != nil {
+		f.objects[stream] = nil
+		return
+	}
+	delete(f.objects, stream)
+}
+
 // advance folds the events up to a position.
 func (f *folding) advance(ctx context.Context, log eventstore.Log, to uint64) error {
 	head, err := log.Head(ctx)
@@ -64,7 +123,7 @@ func (f *folding) advance(ctx context.Context, log eventstore.Log, to uint64) er
 	if to > uint64(head) {
 		return fmt.Errorf("%w: the log ends at position %d", projections.ErrFuture, head)
 	}
-	for r, err := range log.ReadAll(ctx, eventstore.ReadAll{From: eventstore.Position(f.position) + 1}) {
+	for r, err := range eventstore.ReadAllAhead(ctx, log, eventstore.ReadAll{From: eventstore.Position(f.position) + 1}) {
 		if err != nil {
 			return err
 		}
@@ -75,6 +134,7 @@ func (f *folding) advance(ctx context.Context, log eventstore.Log, to uint64) er
 			return err
 		}
 		f.position = uint64(r.Position)
+		f.events++
 	}
 	f.position = to
 	return nil
@@ -82,11 +142,11 @@ func (f *folding) advance(ctx context.Context, log eventstore.Log, to uint64) er
 
 // take folds one record. An error says that it was written by a newer build.
 func (f *folding) take(r eventstore.Recorded) error {
-	o := f.objects[r.Stream]
+	o := f.of(r.Stream)
 	if o != nil {
 		record := domain.Record{Type: r.Type, Data: r.Data, Metadata: r.Metadata, Position: uint64(r.Position), Revision: r.Revision}
 		if e, ok := record.Step(o.ref); ok && (e.Ref == o.ref || projections.Concerns(r, e)) {
-			f.apply(r.Stream, e)
+			f.apply(r.Stream, o, e)
 			return nil
 		}
 	}
@@ -97,20 +157,20 @@ func (f *folding) take(r eventstore.Recorded) error {
 	case err != nil:
 		f.spoil(r, err)
 	case ok && projections.Concerns(r, e):
-		f.apply(r.Stream, e)
+		f.apply(r.Stream, o, e)
 	}
 	return nil
 }
 
-func (f *folding) apply(stream string, e domain.Event) {
-	o := f.objects[stream]
+// apply folds an event into what is known of its stream's object, nil when it is not there.
+func (f *folding) apply(stream string, o *folded, e domain.Event) {
 	if o == nil {
 		o = &folded{}
 	}
 	err := o.replay.Apply(e)
 	switch {
 	case err != nil && e.Op == domain.Deleted, err == nil && !o.replay.Exists():
-		delete(f.objects, stream)
+		f.gone(stream)
 		return
 	case err != nil && e.Op == domain.Created && len(e.Change) > 0 && e.Change[0] == '{': // whole, whatever was there before
 		o.replay = domain.Replay{}
@@ -121,8 +181,11 @@ func (f *folding) apply(stream string, e domain.Event) {
 	case e.Op == "":
 		err = o.err
 	}
+	known := o.ref.UID
 	if o.ref, o.err = e.Ref, err; err == nil {
 		o.ref.UID = o.replay.UID()
+	} else if o.ref.UID == "" {
+		o.ref.UID = known
 	}
 	f.objects[stream] = o
 }
@@ -133,7 +196,7 @@ func (f *folding) spoil(r eventstore.Recorded, cause error) {
 	if !ok {
 		return
 	}
-	o := f.objects[r.Stream]
+	o := f.of(r.Stream)
 	if o == nil {
 		o = &folded{ref: ref}
 	}

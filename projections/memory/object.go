@@ -22,8 +22,23 @@ func Decoded(kinds *domain.Set, o projections.Object) *projections.Object {
 	if o.Kind == nil {
 		o.Kind = KindOf(kinds, o.Ref, o.JSON)
 	}
+	if domain.IsSealed(o.JSON) {
+		return opened(kinds, o)
+	}
 	l := &lazy{kind: o.Kind, data: o.JSON, position: o.Position}
 	return projections.NewObject(o, l.get)
+}
+
+// opened makes an object whose payload is opened, with the set's keys, when somebody first asks for its typed form. That is kept
+// as long as the object is: what was read once stays readable here when its key is destroyed.
+func opened(kinds *domain.Set, o projections.Object) *projections.Object {
+	var keys domain.Keys
+	if kinds != nil {
+		keys = kinds.Keys()
+	}
+	return projections.NewObject(o, sync.OnceValues(func() (runtime.Object, error) {
+		return domain.DecodeOpen(o.Kind, o.Ref, o.JSON, o.Position, keys)
+	}))
 }
 
 // Broken makes an object that cannot be read: it is kept, with the error as its typed form, so that it breaks nothing else.

@@ -3,7 +3,9 @@ package memory
 import (
 	"iter"
 	"maps"
+	"runtime"
 	"slices"
+	"sync"
 
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/projections"
@@ -32,6 +34,47 @@ func (s *Store) Put(o *projections.Object) (before *projections.Object) {
 		s.objects++
 	}
 	return before
+}
+
+// PutIndexed is Put for an object of which somebody knows what Table said of it: under which values the named indexes hold it. It is
+// not decoded then, unless the indexes of its resource are others by now.
+func (s *Store) PutIndexed(o *projections.Object, indexes []string, values [][]string) {
+	n, ok := s.ordinals[o.Ref.GroupResource()]
+	if !ok {
+		n = s.add(o)
+	}
+	s.dirty[n] = true
+	t := s.tables[n]
+	if !slices.Equal(t.indexNames(), indexes) || values != nil && len(values) != len(indexes) {
+		values = t.valuesOf(o)
+	}
+	if t.putItem(&item{object: o, values: values}) == nil {
+		s.objects++
+	}
+}
+
+// PutAll is Put for many objects. Those that have to be decoded for the indexes are decoded on all processors.
+func (s *Store) PutAll(objects []*projections.Object) {
+	var reading sync.WaitGroup
+	share := (len(objects) + runtime.GOMAXPROCS(0) - 1) / runtime.GOMAXPROCS(0)
+	for _, o := range objects {
+		if _, ok := s.ordinals[o.Ref.GroupResource()]; !ok {
+			s.add(o)
+		}
+	}
+	for part := range slices.Chunk(objects, max(share, 1)) {
+		reading.Go(func() {
+			for _, o := range part {
+				if s.tables[s.ordinals[o.Ref.GroupResource()]].reads(o) {
+					_, _ = o.Typed() // an error is the reader's to see
+				}
+			}
+		})
+	}
+	reading.Wait()
+	for _, o := range objects {
+		s.Put(o)
+	}
 }
 
 // Get returns an object as of the last change.
@@ -149,6 +192,33 @@ func (s *Snapshot) All() iter.Seq[*projections.Object] {
 			}
 		}
 	}
+}
+
+// Table is the objects of one resource, ordered by namespace and name, each with the values under which the indexes hold it: a list
+// for each index; nil when it stands in none.
+type Table struct {
+	Indexes []string
+	Items   iter.Seq2[*projections.Object, [][]string]
+}
+
+// Tables yields the objects as they are kept, for whoever wants to keep them elsewhere.
+func (s *Snapshot) Tables() iter.Seq[Table] {
+	return func(yield func(Table) bool) {
+		for _, t := range s.tables {
+			if !yield(Table{Indexes: t.indexNames(), Items: t.items}) {
+				return
+			}
+		}
+	}
+}
+
+// Len returns the number of objects.
+func (s *Snapshot) Len() int {
+	n := 0
+	for _, t := range s.tables {
+		n += t.objects.Len()
+	}
+	return n
 }
 
 // Resources returns the resources of which the snapshot holds, or once held, objects.

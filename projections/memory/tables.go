@@ -81,8 +81,23 @@ func (t *table) get(namespace, name string) (*projections.Object, bool) {
 	return i.object, true
 }
 
+func (t *table) indexNames() []string {
+	names := make([]string, len(t.indexes))
+	for n := range t.indexes {
+		names[n] = t.indexes[n].Name
+	}
+	return names
+}
+
+func (t *table) items(yield func(*projections.Object, [][]string) bool) {
+	t.objects.Scan(func(i *item) bool { return yield(i.object, i.values) })
+}
+
 func (t *table) put(o *projections.Object) (before *projections.Object) {
-	i := &item{object: o, values: t.valuesOf(o)}
+	return t.putItem(&item{object: o, values: t.valuesOf(o)})
+}
+
+func (t *table) putItem(i *item) (before *projections.Object) {
 	old, replaced := t.objects.Set(i)
 	for n := range t.indexes {
 		var had, has []string
@@ -123,10 +138,7 @@ func (t *table) remove(namespace, name string) (before *projections.Object) {
 // valuesOf asks each index for the values of an object. An object that cannot be read stands in no index. An object of a kind
 // that is only indexed by owner, and has none, is not read at all: most objects of most kinds are never looked at.
 func (t *table) valuesOf(o *projections.Object) [][]string {
-	if len(t.indexes) == 1 && t.indexes[0].Name == domain.OwnerIndex && !bytes.Contains(o.JSON, ownerReferences) {
-		return nil
-	}
-	if len(t.indexes) == 0 {
+	if !t.reads(o) {
 		return nil
 	}
 	typed, err := o.Typed()
@@ -138,6 +150,12 @@ func (t *table) valuesOf(o *projections.Object) [][]string {
 		values[n] = t.indexes[n].Values(typed)
 	}
 	return values
+}
+
+// reads says whether an object has to be decoded for its place in the indexes.
+func (t *table) reads(o *projections.Object) bool {
+	ownersOnly := len(t.indexes) == 1 && t.indexes[0].Name == domain.OwnerIndex
+	return len(t.indexes) > 0 && !(ownersOnly && !bytes.Contains(o.JSON, ownerReferences))
 }
 
 var ownerReferences = []byte(`"ownerReferences"`)

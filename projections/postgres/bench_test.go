@@ -113,12 +113,6 @@ func BenchmarkQueries(b *testing.B) {
 			w.check(err)
 		}
 	})
-	b.Run("Start", func(b *testing.B) {
-		for range b.N {
-			_, _, err := w.models.Start(w.ctx)
-			w.check(err)
-		}
-	})
 	b.StopTimer()
 	w.stop()
 }

@@ -1,12 +1,22 @@
 package harness
 
 import (
+	"os"
 	"testing"
 )
 
 // EventStoreEnv, when it is set, makes every cluster keep its log in an event store in another process, and reach it through
 // the official EventStoreDB client: the same suite is run once without and once with it.
 const EventStoreEnv = "SHIPLOG_E2E_EVENTSTORE"
+
+// OnEventStore leaves out a test that brings an event store of its own where the suite runs without: it would be the same test
+// twice.
+func OnEventStore(t testing.TB) {
+	t.Helper()
+	if os.Getenv(EventStoreEnv) == "" {
+		t.Skip("this test brings an event store of its own: it runs with " + EventStoreEnv + "=esdb, as `make test` and `make e2e` do after this run")
+	}
+}
 
 // EventStore is a running `shiplog eventstore serve`.
 type EventStore struct {
@@ -21,7 +31,7 @@ func StartEventStore(t testing.TB) *EventStore { return startEventStore(t, "") }
 
 func startEventStore(t testing.TB, netns string) *EventStore {
 	t.Helper()
-	e := &EventStore{process: newProcess(t, "event store"), dir: tempDir(t), netns: netns, at: "127.0.0.1:0"}
+	e := &EventStore{process: newProcess(t, "event store"), dir: TempDir(t), netns: netns, at: "127.0.0.1:0"}
 	t.Cleanup(func() {
 		if e.launched() {
 			e.Stop()

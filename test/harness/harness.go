@@ -92,7 +92,7 @@ func Start(t testing.TB, opts Options) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t, opts: opts, Dir: opts.Dir, EventStore: opts.EventStore, process: newProcess(t, "cluster")}
 	if c.Dir == "" {
-		c.Dir = tempDir(t)
+		c.Dir = TempDir(t)
 	}
 	if opts.NetNS {
 		NeedRoot(t)
@@ -109,8 +109,8 @@ func Start(t testing.TB, opts Options) *Cluster {
 	return c
 }
 
-// tempDir is like t.TempDir with a short path (unix sockets have a limit) that other users can enter (Postgres is one).
-func tempDir(t testing.TB) string {
+// TempDir is like t.TempDir with a short path (unix sockets have a limit) that other users can enter (Postgres is one).
+func TempDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "shiplog-e2e-")
 	if err != nil {

@@ -7,7 +7,12 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+
+	"github.com/shiplog/shiplog/domain"
 )
+
+// KEKFileEnv names the file of the key-encryption key for commands that have no flag for it.
+const KEKFileEnv = "SHIPLOG_KEK_FILE"
 
 // Config says what to run. The zero value of a field means its default where one is named.
 type Config struct {
@@ -18,6 +23,12 @@ type Config struct {
 
 	Postgres   string // DSN; "" starts a private one in the data directory
 	EventStore string // esdb://...; "" keeps the log in the data directory
+
+	KEKFile string   // of the key-encryption key; "" keeps it in the data directory
+	Seal    []string // fields to seal besides the payloads of Secrets, as domain.SealFields reads them
+
+	StoreListen string   // where to serve the log over EventStoreDB's protocol; "" for nowhere
+	StoreWrite  []string // beginnings of the streams that its clients may write to
 
 	Node         bool   // run containers on this machine
 	NodeName     string // the host's name unless set
@@ -49,11 +60,20 @@ func (c *Config) Check() error {
 	if c.EventStore != "" && !strings.HasPrefix(c.EventStore, "esdb://") && !strings.HasPrefix(c.EventStore, "esdb+discover://") {
 		return fmt.Errorf("--eventstore %s: give a connection string such as esdb://host:2113?tls=false", c.EventStore)
 	}
+	if _, err := domain.SealFields(domain.Kinds(), c.Seal...); err != nil {
+		return fmt.Errorf("--seal: %w", err)
+	}
+	if c.StoreListen != "" && c.EventStore != "" {
+		return fmt.Errorf("--eventstore-listen serves a log that is in the data directory; this one is in another event store: connect to that")
+	}
+	if c.StoreListen == "" && len(c.StoreWrite) > 0 {
+		return fmt.Errorf("--eventstore-write says what may be written where the log is served: give an address with --eventstore-listen")
+	}
 	if c.PodCIDR.Overlaps(c.ServiceCIDR) {
 		return fmt.Errorf("--pod-cidr %s and --service-cidr %s overlap: pods and services need ranges of their own", c.PodCIDR, c.ServiceCIDR)
 	}
-	for flag, addr := range map[string]string{"listen": c.Listen, "graphql": c.GraphQL} {
-		if addr == "" && flag == "graphql" {
+	for flag, addr := range map[string]string{"listen": c.Listen, "graphql": c.GraphQL, "eventstore-listen": c.StoreListen} {
+		if addr == "" && flag != "listen" {
 			continue
 		}
 		if _, _, err := net.SplitHostPort(addr); err != nil {

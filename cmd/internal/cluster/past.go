@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -11,10 +12,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shiplog/shiplog/api"
-	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/ops/pki"
 	"github.com/shiplog/shiplog/projections/live"
 	"github.com/shiplog/shiplog/projections/logreplay"
+	"github.com/shiplog/shiplog/projections/snapshot"
 )
 
 // Past is the API of a cluster that is not running, for reading only.
@@ -31,12 +32,16 @@ func OpenPast(ctx context.Context, path string) (_ *Past, err error) {
 	if err != nil {
 		return nil, err
 	}
-	kinds := domain.NewSet(domain.Kinds())
+	kinds, closeKeys, err := OpenKinds(path, os.Getenv(KEKFileEnv))
+	if err != nil {
+		return nil, errors.Join(err, closeLog())
+	}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var group errgroup.Group
 	closeAll := func() {
 		stop()
 		_ = group.Wait() // what was only read needs no clean end
+		_ = closeKeys()
 		_ = closeLog()
 	}
 	defer func() {
@@ -44,7 +49,8 @@ func OpenPast(ctx context.Context, path string) (_ *Past, err error) {
 			closeAll()
 		}
 	}()
-	view := live.New(log, kinds, live.Options{Logger: logger})
+	snapshots := snapshot.Dir{Path: filepath.Join(path, snapshotsDir), Log: log, Kinds: kinds, ReadOnly: true, Logger: logger}
+	view := live.New(log, kinds, live.Options{Logger: logger, Base: snapshots.Base})
 	group.Go(func() error { return view.Run(running) })
 	if err := view.WaitReady(ctx); err != nil {
 		return nil, fmt.Errorf("reading the log: %w", err)

@@ -15,22 +15,26 @@ import (
 	"github.com/shiplog/shiplog/api"
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/eventstore"
+	"github.com/shiplog/shiplog/eventstore/keystore"
+	"github.com/shiplog/shiplog/ops/backup"
 	"github.com/shiplog/shiplog/ops/datadir"
 	"github.com/shiplog/shiplog/ops/pki"
 	privatepg "github.com/shiplog/shiplog/ops/postgres"
-	"github.com/shiplog/shiplog/projections"
 	"github.com/shiplog/shiplog/projections/historyhttp"
 	"github.com/shiplog/shiplog/projections/live"
 	"github.com/shiplog/shiplog/projections/nodefeed"
 	"github.com/shiplog/shiplog/projections/postgres"
+	"github.com/shiplog/shiplog/projections/snapshot"
 )
 
 // Where things lie in the data directory.
 const (
-	logDir          = "log"
+	keysDir         = "keys"
+	logDir          = datadir.Log
 	postgresDir     = "postgres"
-	pkiDir          = "pki"
+	pkiDir          = datadir.PKI
 	nodeDir         = "node"
+	snapshotsDir    = "snapshots"
 	adminKubeconfig = "admin.kubeconfig"
 )
 
@@ -43,6 +47,7 @@ type controlPlane struct {
 	dir    *datadir.Dir
 	kinds  *domain.Set
 	pki    *pki.PKI
+	keys   *keystore.File
 	log    eventstore.Log
 	view   *live.View
 	models *postgres.Models
@@ -56,7 +61,7 @@ type controlPlane struct {
 // Run runs a cluster until the context ends. ready is called once, with the API's address, when the API serves and the cluster's
 // own nodes are Ready. A cluster that cannot start returns one clear error.
 func Run(ctx context.Context, config Config, ready func(url string)) (err error) {
-	cp := &controlPlane{Config: config, logger: config.Logger, kinds: domain.NewSet(domain.Kinds())}
+	cp := &controlPlane{Config: config, logger: config.Logger}
 	api.RouteLibraryLogs(cp.logger)
 	defer func() {
 		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
@@ -118,28 +123,39 @@ func (cp *controlPlane) open(ctx context.Context, group *errgroup.Group, running
 	if err := cp.openLog(ctx); err != nil {
 		return err
 	}
-	cp.stage("the read models")
+	if err := cp.openKeys(ctx); err != nil {
+		return err
+	}
 	if err := cp.openModels(ctx, group, running); err != nil {
 		return err
 	}
 	cp.stage("the live view")
-	cp.view = live.New(cp.log, cp.kinds, live.Options{Logger: cp.logger, Start: cp.startFromModels})
+	keeper := &snapshot.Keeper{Dir: &snapshot.Dir{Path: cp.dir.Join(snapshotsDir), Log: cp.log, Kinds: cp.kinds, Logger: cp.logger}}
+	cp.view = live.New(cp.log, cp.kinds, live.Options{Logger: cp.logger, Base: keeper.Dir.Base, Offer: keeper.Offer})
 	group.Go(func() error { return cp.view.Run(running) })
 	if err := cp.view.WaitReady(ctx); err != nil {
 		return fmt.Errorf("reading the log: %w", err)
 	}
 	cp.stage("the API server")
-	return cp.serveAPI(ctx, group, running)
+	if err := cp.serveAPI(ctx, group, running); err != nil {
+		return err
+	}
+	// Only now: the start needs the processors more than the next start does.
+	group.Go(func() error {
+		keeper.Run(running)
+		return nil
+	})
+	return cp.serveLog(ctx, group, running)
 }
 
 func (cp *controlPlane) probeListen(ctx context.Context) error {
-	for _, addr := range []string{cp.Listen, cp.GraphQL} {
+	for _, addr := range []string{cp.Listen, cp.GraphQL, cp.StoreListen} {
 		if addr == "" {
 			continue
 		}
 		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 		if err != nil {
-			return fmt.Errorf("%w: stop what listens there, or choose another address with --listen or --graphql", err)
+			return fmt.Errorf("%w: stop what listens there, or choose another address with --listen, --graphql or --eventstore-listen", err)
 		}
 		l.Close()
 	}
@@ -153,8 +169,10 @@ func (cp *controlPlane) ensurePKI() (err error) {
 	}
 	options := pki.Options{Dir: cp.dir.Join(pkiDir), ServiceIP: serviceIP, ClusterDomain: cp.ClusterDom}
 	names := cp.AllowedNames
-	if host, _, err := net.SplitHostPort(cp.Listen); err == nil {
-		names = append(names, host)
+	for _, address := range []string{cp.Listen, cp.StoreListen} {
+		if host, _, err := net.SplitHostPort(address); err == nil {
+			names = append(names, host)
+		}
 	}
 	if host, err := os.Hostname(); err == nil {
 		names = append(names, host)
@@ -188,17 +206,23 @@ func hostAddresses() []net.IP {
 	return ips
 }
 
-// openModels starts the private Postgres unless a DSN was given, and the read models on it. Neither is waited for: the cluster
-// runs without them, and they catch up.
+// openModels prepares the read models and, in the background, starts the private Postgres unless a DSN was given, and keeps them on it.
+// The cluster runs without them: who asks for the past waits until they have caught up.
 func (cp *controlPlane) openModels(ctx context.Context, group *errgroup.Group, running context.Context) error {
-	dsn := cp.Postgres
+	dsn, start := cp.Postgres, func() error { return nil }
 	if dsn == "" {
-		server, err := privatepg.Start(ctx, cp.dir.Join(postgresDir), privatepg.Options{Logger: cp.logger})
+		server, err := privatepg.Prepare(cp.dir.Join(postgresDir), privatepg.Options{Logger: cp.logger})
 		if err != nil {
 			return fmt.Errorf("starting Postgres for the read models: %w", err)
 		}
 		cp.closeLater(server.Stop)
 		dsn = server.DSN()
+		start = func() error {
+			if err := server.Start(running); err != nil {
+				return fmt.Errorf("starting Postgres for the read models: %w", err)
+			}
+			return nil
+		}
 	}
 	models, err := postgres.Open(ctx, postgres.Config{DSN: dsn, Log: cp.log, Kinds: cp.kinds, Logger: cp.logger})
 	if err != nil {
@@ -206,38 +230,24 @@ func (cp *controlPlane) openModels(ctx context.Context, group *errgroup.Group, r
 	}
 	cp.models = models
 	cp.closeLater(func(context.Context) error { models.Close(); return nil })
-	group.Go(func() error { return models.Run(running) })
+	group.Go(func() error {
+		if err := start(); err != nil {
+			return err
+		}
+		return models.Run(running)
+	})
 	return nil
-}
-
-// worthASnapshot is the length of a log, in events, from which on it is quicker to start from the read models than from its beginning.
-const worthASnapshot = 20_000
-
-var errShortLog = errors.New("the log is short: it is read from its beginning")
-
-// startFromModels gives the live view what the read models hold, so that only the log's tail has to be read. When they cannot
-// answer, the view starts from the log's beginning.
-func (cp *controlPlane) startFromModels(ctx context.Context) ([]*projections.Object, uint64, error) {
-	head, err := cp.log.Head(ctx)
-	if err != nil {
-		return nil, 0, err
-	}
-	if head < worthASnapshot {
-		return nil, 0, errShortLog
-	}
-	asking, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	return cp.models.Start(asking)
 }
 
 func (cp *controlPlane) serveAPI(ctx context.Context, group *errgroup.Group, running context.Context) error {
 	server, err := api.New(ctx, api.Config{
-		Listen: cp.Listen, PKI: cp.pki, Log: cp.log, Live: cp.view, History: fresh{cp.models, cp.log}, Kinds: cp.kinds,
+		Listen: cp.Listen, PKI: cp.pki, Log: cp.log, Live: cp.view, History: fresh{cp.models, cp.log}, Kinds: cp.kinds, Keys: cp.keys,
 		ServiceCIDR: cp.ServiceCIDR.String(), ClusterDomain: cp.ClusterDom,
 		Feed: nodefeed.NewSource(cp.view, cp.kinds),
 		Extra: map[string]http.Handler{
 			historyhttp.Prefix: historyhttp.NewHandler(fresh{cp.models, cp.log}),
 			TendPrefix:         cp.tendHandler(),
+			backup.Prefix:      backup.NewHandler(cp.log, cp.Version, cp.logger),
 			"/graphql":         cp.graphQLHandler(),
 		},
 		Logger: cp.logger,

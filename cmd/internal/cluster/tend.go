@@ -60,6 +60,7 @@ func (cp *controlPlane) tendHandler() http.Handler {
 		"verify": func(ctx context.Context, _ []string, report func(Step)) Step {
 			return verify(ctx, cp.models, report)
 		},
+		"rotate": func(context.Context, []string, func(Step)) Step { return rotate(cp.keys) },
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		task, ok := tasks[strings.TrimPrefix(r.URL.Path, TendPrefix)]
