@@ -28,8 +28,8 @@ type failing struct {
 	left    atomic.Int64
 	lasting bool // until it is repaired
 	repair  atomic.Bool
-	err     error
-	hit     atomic.Bool
+	err     error // errInjected, unless set
+	failed  atomic.Bool
 
 	mu         sync.Mutex
 	vital      bool   // what failed was a sync, or a write to the write-ahead log
@@ -51,9 +51,12 @@ func (f *failing) MaybeError(op errorfs.Op) error {
 	}
 	if left := f.left.Add(-1); left == 0 || left < 0 && f.lasting {
 		if left == 0 {
-			f.hit.Store(true)
+			f.failed.Store(true)
 			f.path = op.Path
 			f.vital = strings.HasPrefix(op.Path, "log/db/") && (isSync(op) || isWALWrite(op))
+		}
+		if f.err == nil {
+			return errInjected
 		}
 		return f.err
 	}
@@ -78,6 +81,10 @@ func isWrite(op errorfs.Op) bool {
 }
 
 func isWALWrite(op errorfs.Op) bool { return isWrite(op) && strings.HasSuffix(op.Path, ".log") }
+
+func isChange(op errorfs.Op) bool {
+	return isWrite(op) || isKind(errorfs.OpCreate, errorfs.OpRename, errorfs.OpReuseForWrite, errorfs.OpLink)(op)
+}
 
 func isKind(kinds ...errorfs.OpKind) func(errorfs.Op) bool {
 	return func(op errorfs.Op) bool {
@@ -128,7 +135,7 @@ func TestDiskFaults(t *testing.T) {
 					if err := withFault(t.Context(), fault, exists); err != nil {
 						t.Fatalf("call %d: %v", n, err)
 					}
-					if fault.hit.Load() {
+					if fault.failed.Load() {
 						continue
 					}
 					if n == 1 {
@@ -159,7 +166,7 @@ func withFault(ctx context.Context, fault *failing, exists bool) error {
 	opts.FS = errorfs.Wrap(v.disk, fault)
 	log, err := embedded.Open("log", opts)
 	if err != nil {
-		if !fault.hit.Load() {
+		if !fault.failed.Load() {
 			return err
 		}
 	} else {
@@ -204,7 +211,7 @@ func (v *voyage) afterFault(ctx context.Context, log *embedded.Log, fault *faili
 			return fmt.Errorf("appending once more after the failure: got %w, want ErrUnavailable", again)
 		}
 	}
-	if fault.repair.Store(true); fault.hit.Load() {
+	if fault.repair.Store(true); fault.failed.Load() {
 		// What was acknowledged is still read. What has no answer is not decided here.
 		if _, err := v.everything(ctx, log); err != nil {
 			return fmt.Errorf("reading after the failure: %w", err)

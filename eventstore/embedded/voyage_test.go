@@ -108,7 +108,14 @@ type voyage struct {
 	tracks  []track
 	seen    map[uuid.UUID]eventstore.Position // by readers and subscribers
 	head    eventstore.Position               // the highest that anybody was told
+	links   []link                            // of the chain, as somebody was told
 	crashed snapshotOfVoyage
+}
+
+// link is the digest at a position.
+type link struct {
+	position eventstore.Position
+	digest   eventstore.Digest
 }
 
 // snapshotOfVoyage is what was known when power failed. What is learned afterwards may be lost.
@@ -116,6 +123,7 @@ type snapshotOfVoyage struct {
 	tracks []track
 	seen   map[uuid.UUID]eventstore.Position
 	head   eventstore.Position
+	links  []link
 }
 
 func newVoyage(seed uint64) *voyage {
@@ -157,7 +165,7 @@ func (v *voyage) sail(ctx context.Context, crashAfter int64) error {
 		err = errors.Join(err, fmt.Errorf("closing: %w", cerr))
 	}
 	disk.fail()
-	v.disk, v.tracks, v.seen, v.head = disk.clone, v.crashed.tracks, v.crashed.seen, v.crashed.head
+	v.disk, v.tracks, v.seen, v.head, v.links = disk.clone, v.crashed.tracks, v.crashed.seen, v.crashed.head, v.crashed.links
 	return err
 }
 
@@ -169,7 +177,7 @@ func (v *voyage) remember() {
 	for id, position := range v.seen {
 		seen[id] = position
 	}
-	v.crashed = snapshotOfVoyage{tracks: append([]track(nil), v.tracks...), seen: seen, head: v.head}
+	v.crashed = snapshotOfVoyage{tracks: append([]track(nil), v.tracks...), seen: seen, head: v.head, links: v.links[:len(v.links):len(v.links)]}
 }
 
 // crew has a writer a stream, a subscriber, and somebody who scavenges, verifies and reads.
@@ -231,8 +239,13 @@ func (v *voyage) crew(ctx context.Context, log *embedded.Log, disk *mortalDisk) 
 				failures[len(v.tracks)] = err
 				return
 			}
+			digest, err := log.DigestAt(ctx, head)
+			if err != nil {
+				failures[len(v.tracks)] = fmt.Errorf("reading the chain: %w", err)
+				return
+			}
 			v.mu.Lock()
-			v.head = max(v.head, head)
+			v.head, v.links = max(v.head, head), append(v.links, link{head, digest})
 			v.mu.Unlock()
 		}
 	})
@@ -252,7 +265,7 @@ func (v *voyage) fork(disk *vfs.MemFS) *voyage {
 	v.remember()
 	return &voyage{
 		seed: v.seed, random: rand.New(rand.NewPCG(v.seed, 0xf02c)), opts: v.opts, disk: disk, tolerated: v.tolerated,
-		tracks: v.crashed.tracks, seen: v.crashed.seen, head: v.crashed.head,
+		tracks: v.crashed.tracks, seen: v.crashed.seen, head: v.crashed.head, links: v.crashed.links,
 	}
 }
 
@@ -349,6 +362,11 @@ func (v *voyage) inspect(ctx context.Context, log *embedded.Log) error {
 	}
 	if head, err := log.Head(ctx); err != nil || head < v.head {
 		return fmt.Errorf("the head is %d (%v), somebody was told that it is %d", head, err, v.head)
+	}
+	for _, l := range v.links {
+		if digest, err := log.DigestAt(ctx, l.position); err != nil || digest != l.digest {
+			return fmt.Errorf("the chain's digest at position %d is %s (%v), it was %s", l.position, digest, err, l.digest)
+		}
 	}
 	at, err := v.everything(ctx, log)
 	if err != nil {
