@@ -56,7 +56,7 @@ func same(t *testing.T, what, want, got string) {
 func TestBackupAndRestore(t *testing.T) {
 	t.Parallel()
 	args := []string{"--no-node", "--sim-nodes", "1"}
-	c := harness.Start(t, harness.Options{Args: args})
+	c := harness.Start(t, harness.Options{Args: args, Embedded: "a backup is restored into the log's own files"})
 	store := t.TempDir()
 	full, since, passphrase := filepath.Join(store, "full.backup"), filepath.Join(store, "since.backup"), filepath.Join(store, "passphrase")
 	if err := os.WriteFile(passphrase, []byte("open sesame\n"), 0o600); err != nil {
@@ -114,7 +114,8 @@ func TestBackupAndRestore(t *testing.T) {
 func TestMoveToAnEventStoreAndBack(t *testing.T) {
 	t.Parallel()
 	args := []string{"--no-node", "--sim-nodes", "1"}
-	home := harness.Start(t, harness.Options{Args: args})
+	const embedded = "the log moves from its own files to an event store, and back"
+	home := harness.Start(t, harness.Options{Args: args, Embedded: embedded})
 	home.Apply(kept)
 	home.Kubectl("patch", "configmap", "settings", "-p", `{"data":{"colour":"green"}}`)
 	strip := func(out string) string { // what an event store gives of its own
@@ -137,7 +138,7 @@ func TestMoveToAnEventStoreAndBack(t *testing.T) {
 		}
 	}
 	copyLog(home.Dir, address)
-	away := harness.Start(t, harness.Options{Dir: home.Dir, Args: append(args, "--eventstore", address)})
+	away := harness.Start(t, harness.Options{Dir: home.Dir, Args: append(args, "--eventstore", address), Embedded: embedded})
 	same(t, "the objects in the event store", before, strip(objects(away)))
 	away.Kubectl("patch", "configmap", "settings", "-p", `{"data":{"colour":"red"}}`)
 	if why := shiplog(t, away, "history", "configmap/settings"); strings.Count(why, "ConfigMap") < 3 {
@@ -151,6 +152,13 @@ func TestMoveToAnEventStoreAndBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	copyLog(address, home.Dir)
+	// The directory remembers that its log is elsewhere, until it is told that it is not.
+	if err := home.TryLaunch(); err == nil || !strings.Contains(err.Error(), "--eventstore") {
+		t.Errorf("a start without --eventstore: %v", err)
+	}
+	if err := os.Remove(filepath.Join(home.Dir, "eventstore")); err != nil {
+		t.Fatal(err)
+	}
 	home.Launch()
 	same(t, "the objects back home, with their resourceVersions", there, objects(home))
 	shiplog(t, home, "verify")
