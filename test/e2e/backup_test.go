@@ -151,6 +151,9 @@ func TestMoveToAnEventStoreAndBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	copyLog(address, home.Dir)
+	if err := os.Remove(filepath.Join(home.Dir, "eventstore")); err != nil { // which says that the log is elsewhere
+		t.Fatal(err)
+	}
 	home.Launch()
 	same(t, "the objects back home, with their resourceVersions", there, objects(home))
 	shiplog(t, home, "verify")
