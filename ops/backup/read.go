@@ -23,7 +23,6 @@ type Reader struct {
 	seen    Trailer // what was counted
 	zstd    *zstd.Decoder
 	names   map[string]string
-	ended   bool
 	err     error
 }
 
