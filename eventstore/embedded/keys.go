@@ -18,6 +18,7 @@ const (
 	headKey      = 0x08 // -> position and ticks of the head; only a log of format 1 writes it
 	traceKey     = 0x09 // position -> what the scavenger left of an event (see trace.go)
 	untracedKey  = 0x0a // -> the position up to which events may be missing without a trace
+	scavengedKey = 0x0b // -> the latest moment, in ticks, by which the scavenger has removed something
 )
 
 func keyOf(prefix byte, numbers ...uint64) []byte {

@@ -180,6 +180,9 @@ func (l *Log) scavengeSome(id uint64) (removed int, err error) {
 	if err := closeIter(it); err != nil || removed == 0 {
 		return 0, err
 	}
+	if err := noteScavenged(db, batch, now); err != nil {
+		return 0, err
+	}
 	// Not synced: what a crash brings back expires again.
 	l.scavenging.Add(1)
 	err = l.apply(batch, pebble.NoSync)
@@ -190,6 +193,29 @@ func (l *Log) scavengeSome(id uint64) (removed int, err error) {
 	}
 	l.tail.forget(last)
 	return removed, nil
+}
+
+// noteScavenged remembers the latest moment by which something was removed: a clock that goes back later must not make a removal look
+// as if nothing had allowed it.
+func noteScavenged(db database, batch *pebble.Batch, now time.Time) error {
+	latest, err := lastScavenged(db)
+	if err != nil || !now.After(latest) {
+		return err
+	}
+	return batch.Set([]byte{scavengedKey}, varints(ticksOf(now)), nil)
+}
+
+// lastScavenged is the latest moment by which something was removed; long ago when nothing was.
+func lastScavenged(db database) (time.Time, error) {
+	value, found, err := db.get([]byte{scavengedKey})
+	if err != nil || !found {
+		return time.Time{}, err
+	}
+	var ticks uint64
+	if !readVarints(value, &ticks) {
+		return time.Time{}, fmt.Errorf("%w: the moment of the last scavenging does not parse; restore the directory from a backup", eventstore.ErrCorrupt)
+	}
+	return timeOf(ticks).Add(tick), nil // it was cut off to ticks
 }
 
 func closeIter(it *pebble.Iterator) error {

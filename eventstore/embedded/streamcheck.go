@@ -173,6 +173,13 @@ func (c *check) checkRetention(ctx context.Context) (err error) {
 	snapshot := c.l.db.NewSnapshot()
 	defer func() { err = errors.Join(err, readError(snapshot.Close())) }()
 	at, now := database{snapshot}, c.l.opts.Now()
+	latest, err := lastScavenged(at)
+	if err != nil {
+		return err
+	}
+	if latest.After(now) { // the clock has gone back since
+		now = latest
+	}
 	ids := make([]uint64, 0, len(c.streams))
 	for id := range c.streams {
 		ids = append(ids, id)

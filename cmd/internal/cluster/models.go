@@ -16,6 +16,21 @@ import (
 	"github.com/shiplog/shiplog/projections/postgres"
 )
 
+// postgresWithin is how long tending waits for a Postgres that is still starting.
+const postgresWithin = 30 * time.Second
+
+// awaitModels lets a Postgres that is still starting come up and the read models catch up. When they do not, whoever asks for them says so.
+func (cp *controlPlane) awaitModels(ctx context.Context, report func(Step)) {
+	head, err := cp.log.Head(ctx)
+	if err != nil {
+		return
+	}
+	waiting, cancel := context.WithTimeout(ctx, postgresWithin)
+	defer cancel()
+	report(Step{Message: "letting the read models catch up with the log"})
+	_ = cp.models.WaitFor(waiting, uint64(head))
+}
+
 // rebuild builds models again and says how it comes along.
 func rebuild(ctx context.Context, models *postgres.Models, names []string, report func(Step)) Step {
 	if err := models.Rebuild(ctx, names, reporter(report)); err != nil {

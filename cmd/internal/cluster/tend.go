@@ -86,6 +86,7 @@ func answering[Q any](task func(context.Context, Q, func(Step)) Step) func(conte
 func (cp *controlPlane) tendHandler() http.Handler {
 	tasks := map[string]func(ctx context.Context, question []byte, report func(Step)) Step{
 		"rebuild": answering(func(ctx context.Context, models []string, report func(Step)) Step {
+			cp.awaitModels(ctx, report)
 			return rebuild(ctx, cp.models, models, report)
 		}),
 		"verify": answering(func(ctx context.Context, _ []string, report func(Step)) Step {

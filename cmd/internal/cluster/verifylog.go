@@ -146,6 +146,7 @@ func (cp *controlPlane) verifyAll(ctx context.Context, report func(Step)) Step {
 		return last
 	}
 	report(last)
+	cp.awaitModels(ctx, report)
 	return verify(ctx, cp.models, report)
 }
 
