@@ -413,7 +413,7 @@ func (v *voyage) everything(ctx context.Context, log *embedded.Log) (map[uuid.UU
 				return nil, err
 			}
 			if n == len(ids) || ids[n] != e.ID {
-				return nil, fmt.Errorf("revision %d of %s is not in the order of everything", e.Revision, stream)
+				return nil, fmt.Errorf("revision %d of %s, position %d, the %dth of %d, is not in the order of everything, which ends at %d", e.Revision, stream, e.Position, n+1, len(ids), last)
 			}
 			n++
 		}

@@ -11,6 +11,29 @@ import (
 	"time"
 )
 
+// How often initialising is tried, and the pause after the first time, which doubles.
+const (
+	initAttempts = 5
+	initPause    = 200 * time.Millisecond
+)
+
+// initialiseAgain makes the data directory. What it runs may be killed like the server itself, and an initialisation that a killed
+// process has left behind may still be at work in the same place: so it tries again.
+func (s *Server) initialiseAgain(ctx context.Context) error {
+	for attempt, pause := 1, initPause; ; attempt, pause = attempt+1, 2*pause {
+		err := s.initialise(ctx)
+		if err == nil || ctx.Err() != nil || s.barred != "" || attempt == initAttempts {
+			return err
+		}
+		s.log.Warn("initialising the private Postgres failed: trying again", "error", err)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("running initdb: %w", context.Cause(ctx))
+		case <-time.After(pause):
+		}
+	}
+}
+
 // initialise makes the data directory: beside its place first, so that one that was interrupted is never taken for a whole one.
 func (s *Server) initialise(ctx context.Context) error {
 	making := s.data + ".making"

@@ -158,7 +158,7 @@ func (s *Server) lay(ctx context.Context) error {
 		}
 	}
 	if majorOfDir(s.data) == 0 {
-		return s.initialise(ctx)
+		return s.initialiseAgain(ctx)
 	}
 	return nil
 }
