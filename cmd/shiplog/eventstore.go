@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -26,6 +27,9 @@ func newEventStoreCommand() *cobra.Command {
 	return cmd
 }
 
+// servingGCPercent is by how much the heap of a server grows between two collections, in percent of what is alive.
+const servingGCPercent = 400
+
 func newEventStoreServeCommand() *cobra.Command {
 	var store cluster.Store
 	cmd := &cobra.Command{
@@ -43,6 +47,10 @@ with "shiplog eventstore passwd". The file is read again when it changes.`,
 				return err
 			}
 			store.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
+			if os.Getenv("GOGC") == "" {
+				// Calls make garbage and leave little: a third of the time under load would go into collecting it, to save some 100 MB.
+				debug.SetGCPercent(servingGCPercent)
+			}
 			return store.Serve(cmd.Context(), func(address string) { fmt.Println("ready " + address) })
 		},
 	}

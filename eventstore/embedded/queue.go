@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"runtime"
 	"sync"
 
 	"github.com/shiplog/shiplog/eventstore"
@@ -34,6 +35,9 @@ func (q *queue) put(r *request) error {
 // closed and empty.
 func (q *queue) take() []*request {
 	for {
+		// Whoever is about to ask goes first. A sync costs the same for one request as for a hundred, so on busy cores larger groups are
+		// served faster; on idle ones this costs nothing.
+		runtime.Gosched()
 		q.mu.Lock()
 		n, bytes := 0, 0
 		for n < len(q.waiting) && n < groupRequests && (n == 0 || bytes+q.waiting[n].bytes <= groupBytes) {
