@@ -59,7 +59,7 @@ func (r *Replay) Exists() bool { return r.state.Exists }
 // UID is that of the object's last incarnation.
 func (r *Replay) UID() types.UID { return r.state.UID }
 
-// currentVersion is how the metadata of an event of this schema ends.
+// currentVersion is how the metadata of an event of this schema ends, if nothing is special about it: see MarshalEvent.
 const currentVersion = `"` + wireVersion + `":1}`
 
 // Whoever raises SchemaVersion finds the constant above: this does not compile then.
@@ -69,7 +69,7 @@ var _ = [1]struct{}{}[SchemaVersion-1]
 // reference that the event before had, shares its memory. ok is false when the record has to be read whole, by UnmarshalEvent, which
 // says what is special about it.
 func (r Record) Step(known Ref) (e Event, ok bool) {
-	if !bytes.HasSuffix(r.Metadata, []byte(currentVersion)) || bytes.Contains(r.Metadata, []byte(`"`+wireMandatory+`"`)) {
+	if !bytes.HasSuffix(r.Metadata, []byte(currentVersion)) {
 		return Event{}, false
 	}
 	e = Event{Type: r.Type, Position: r.Position, Revision: r.Revision, Version: SchemaVersion}

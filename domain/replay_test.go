@@ -107,9 +107,14 @@ func TestStepLeavesWhatIsSpecial(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	e.Mandatory = true
+	_, mandatory, err := MarshalEvent(e)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, r := range map[string]Record{
 		"another version":   {Data: data, Metadata: []byte(strings.Replace(string(metadata), `"version":1`, `"version":7`, 1))},
-		"mandatory":         {Data: data, Metadata: []byte(strings.Replace(string(metadata), `{`, `{"mandatory":true,`, 1))},
+		"mandatory":         {Data: data, Metadata: mandatory},
 		"no metadata":       {Data: data},
 		"data that is none": {Data: []byte(`[1]`), Metadata: metadata},
 		"no reference":      {Data: []byte(`{"op":"changed"}`), Metadata: metadata},

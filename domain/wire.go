@@ -95,6 +95,7 @@ func MarshalEvent(e Event) (data, metadata []byte, err error) {
 		m.text(wireTime, e.Time.UTC().Format(time.RFC3339Nano))
 	}
 	m.number(wireVersion, SchemaVersion)
+	// What is true of few events comes last, in newer builds too, so that a fold sees at the end of the others that it is not there.
 	if e.Mandatory {
 		m.raw(wireMandatory, []byte("true"))
 	}

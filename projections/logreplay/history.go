@@ -36,7 +36,7 @@ var _ projections.History = (*History)(nil)
 
 // New returns the history of a log.
 func New(log eventstore.Log, kinds *domain.Set) *History {
-	return &History{log: log, kinds: kinds, folding: newFolding(kinds)}
+	return &History{log: log, kinds: kinds, folding: newFolding(kinds, nil)}
 }
 
 // Position implements projections.History.
@@ -90,12 +90,12 @@ func (h *History) at(ctx context.Context, position uint64) (*memory.Snapshot, er
 		return h.view, nil
 	}
 	if position < h.folding.position {
-		h.folding = newFolding(h.kinds)
+		h.folding = newFolding(h.kinds, nil)
 	}
 	h.view = nil
 	if err := h.folding.advance(ctx, h.log, position); err != nil {
 		if !errors.Is(err, projections.ErrFuture) {
-			h.folding = newFolding(h.kinds)
+			h.folding = newFolding(h.kinds, nil)
 		}
 		return nil, err
 	}
@@ -121,7 +121,7 @@ func (h *History) getAt(ctx context.Context, ref domain.Ref, position uint64) (*
 		return nil, fmt.Errorf("%w: the log ends at position %d", projections.ErrFuture, head)
 	}
 	bounded := h.bounded(ref.GroupResource())
-	f := newFolding(h.kinds)
+	f := newFold(nil)
 	for r, err := range h.log.ReadStream(ctx, ref.Stream(), eventstore.ReadStream{}) {
 		if errors.Is(err, eventstore.ErrStreamNotFound) || errors.Is(err, eventstore.ErrStreamDeleted) {
 			break

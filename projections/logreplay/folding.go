@@ -1,0 +1,153 @@
+package logreplay
+
+import (
+	"context"
+	"fmt"
+	"hash/maphash"
+	"iter"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/shiplog/shiplog/domain"
+	"github.com/shiplog/shiplog/eventstore"
+	"github.com/shiplog/shiplog/projections"
+	"github.com/shiplog/shiplog/projections/memory"
+)
+
+// A stream's events have to be folded one after the other, those of different streams have not: each of several goroutines folds
+// some of the streams, while one reads on.
+const (
+	maxFolds      = 8 // one reader does not feed more
+	recordsAtOnce = 128
+	batchesAhead  = 4
+)
+
+// folding is the fold of a log up to a position.
+type folding struct {
+	kinds    *domain.Set
+	position uint64
+	events   uint64
+	folds    []*fold
+	seed     maphash.Seed
+}
+
+// newFolding begins before the first event, or with the objects that base knows (see fold).
+func newFolding(kinds *domain.Set, base func(stream string) *folded) *folding {
+	f := &folding{kinds: kinds, seed: maphash.MakeSeed()}
+	for range min(runtime.GOMAXPROCS(0), maxFolds) {
+		f.folds = append(f.folds, newFold(base))
+	}
+	return f
+}
+
+// advance folds the events up to a position.
+func (f *folding) advance(ctx context.Context, log eventstore.Log, to uint64) error {
+	head, err := log.Head(ctx)
+	if err != nil {
+		return err
+	}
+	if to > uint64(head) {
+		return fmt.Errorf("%w: the log ends at position %d", projections.ErrFuture, head)
+	}
+	workers := make([]worker, len(f.folds))
+	var stop atomic.Bool
+	var working sync.WaitGroup
+	for i := range workers {
+		workers[i] = worker{fold: f.folds[i], batches: make(chan []eventstore.Recorded, batchesAhead), stop: &stop}
+		working.Go(workers[i].work)
+	}
+	err = f.distribute(ctx, log, to, workers, &stop)
+	for i := range workers {
+		workers[i].flush()
+		close(workers[i].batches)
+	}
+	working.Wait()
+	// What lies before the first record that does not fold has been folded, whoever found one.
+	var first *worker
+	for i := range workers {
+		if w := &workers[i]; w.err != nil && (first == nil || w.failedAt < first.failedAt) {
+			first = w
+		}
+	}
+	if first != nil {
+		return first.err
+	}
+	if err != nil {
+		return err
+	}
+	f.position = to
+	return nil
+}
+
+// distribute reads the records up to a position and gives each to the worker of its stream, until one says stop.
+func (f *folding) distribute(ctx context.Context, log eventstore.Log, to uint64, workers []worker, stop *atomic.Bool) error {
+	for r, err := range log.ReadAll(ctx, eventstore.ReadAll{From: eventstore.Position(f.position) + 1}) {
+		if err != nil {
+			return err
+		}
+		if uint64(r.Position) > to || stop.Load() {
+			break
+		}
+		w := &workers[maphash.String(f.seed, r.Stream)%uint64(len(workers))]
+		if w.collected = append(w.collected, r); len(w.collected) == recordsAtOnce {
+			w.flush()
+		}
+		f.position = uint64(r.Position)
+		f.events++
+	}
+	return nil
+}
+
+// worker folds the records of its streams.
+type worker struct {
+	fold      *fold
+	collected []eventstore.Recorded // by the reader, for the next batch
+	batches   chan []eventstore.Recorded
+	stop      *atomic.Bool // set by the worker that fails
+
+	err      error
+	failedAt eventstore.Position
+}
+
+func (w *worker) flush() {
+	if len(w.collected) > 0 {
+		w.batches <- w.collected
+		w.collected = make([]eventstore.Recorded, 0, recordsAtOnce)
+	}
+}
+
+func (w *worker) work() {
+	for batch := range w.batches {
+		for _, r := range batch {
+			if w.err != nil {
+				break // and let the reader go on to see that it is over
+			}
+			if w.err = w.fold.take(r); w.err != nil {
+				w.failedAt = r.Position
+				w.stop.Store(true)
+			}
+		}
+	}
+}
+
+// changed yields what is known of each stream; nil: its object is not there.
+func (f *folding) changed() iter.Seq2[string, *folded] {
+	return func(yield func(string, *folded) bool) {
+		for _, part := range f.folds {
+			for stream, o := range part.objects {
+				if !yield(stream, o) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (f *folding) view(position uint64) *memory.Snapshot {
+	s := memory.NewStore()
+	for _, o := range f.changed() {
+		s.Put(o.object(f.kinds))
+	}
+	return s.Snapshot(position)
+}
