@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/shiplog/shiplog/cmd/internal/early"
+	_ "github.com/shiplog/shiplog/cmd/internal/early/english"
 	"github.com/shiplog/shiplog/runtime/containers"
 )
 
@@ -23,6 +25,9 @@ func main() {
 	if len(os.Args) == 2 && os.Args[1] == "pause" {
 		containers.PauseMain()
 		return
+	}
+	if len(os.Args) < 2 || os.Args[1] != "up" { // which says itself when it has started
+		early.Over()
 	}
 	err := run(os.Args[1:])
 	if err == nil {

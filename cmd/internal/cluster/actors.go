@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/shiplog/shiplog/cmd/internal/early"
 	"github.com/shiplog/shiplog/controllers"
 	"github.com/shiplog/shiplog/controllers/standard"
 	"github.com/shiplog/shiplog/domain"
@@ -65,7 +66,7 @@ func (cp *controlPlane) runActors(ctx, lower context.Context, ready func(url str
 		}
 		ready(cp.server.URL())
 		// Starting needs far more memory than running (OpenAPI documents, the replay of the log): give it back.
-		cp.ballast = nil
+		early.Over()
 		debug.FreeOSMemory()
 		return nil
 	})

@@ -42,9 +42,6 @@ const (
 // stopWithin bounds a clean stop; what has not ended by then ends with the process.
 const stopWithin = 30 * time.Second
 
-// startBallast is about what a start allocates on an empty log, in bytes.
-const startBallast = 128 << 20
-
 // controlPlane is what a running control plane is made of.
 type controlPlane struct {
 	Config
@@ -59,10 +56,6 @@ type controlPlane struct {
 	logger *slog.Logger
 	logKey ed25519.PublicKey // that the log's signatures are checked with
 
-	// ballast is never read or written, and so takes no memory. The garbage collector, which would otherwise run several times in the
-	// fraction of a second that a start takes, waits until as much again has been allocated. It is let go when the cluster is ready.
-	ballast []byte
-
 	// closers run in reverse order when everything that used them has ended.
 	closers []func(context.Context) error
 }
@@ -70,7 +63,7 @@ type controlPlane struct {
 // Run runs a cluster until the context ends. ready is called once, with the API's address, when the API serves and the cluster's
 // own nodes are Ready. A cluster that cannot start returns one clear error.
 func Run(ctx context.Context, config Config, ready func(url string)) (err error) {
-	cp := &controlPlane{Config: config, logger: config.Logger, ballast: make([]byte, startBallast)}
+	cp := &controlPlane{Config: config, logger: config.Logger}
 	api.RouteLibraryLogs(cp.logger)
 	defer func() {
 		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
@@ -149,12 +142,12 @@ func (cp *controlPlane) open(ctx context.Context, group *errgroup.Group, running
 	if err := cp.view.WaitReady(ctx); err != nil {
 		return fmt.Errorf("reading the log: %w", err)
 	}
-	group.Go(keepModels) // not before: a log that has to be read from its beginning needs the processors
 	cp.stage("the API server")
 	if err := cp.serveAPI(ctx, group, running); err != nil {
 		return err
 	}
-	// Only now: the start needs the processors more than the next start does.
+	// Only now: the start needs the processors more than those do who ask for the past, or the next start.
+	group.Go(keepModels)
 	group.Go(func() error {
 		keeper.Run(running)
 		return nil
