@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
 	"github.com/shiplog/shiplog/commands/storage"
+	"github.com/shiplog/shiplog/eventstore"
 	"github.com/shiplog/shiplog/projections"
 )
 
@@ -84,7 +86,17 @@ func (s *Server) resolve(r *http.Request, moment string) (uint64, error) {
 	case err != nil:
 		return 0, apierrors.NewInternalError(fmt.Errorf("finding the position of %s: %w", moment, err))
 	case n == 0:
-		return 0, apierrors.NewBadRequest(fmt.Sprintf("the log begins after %s", moment))
+		return 0, apierrors.NewBadRequest(fmt.Sprintf("there is no past before the log's first event: %s lies before %s", moment, s.beginning(r.Context())))
 	}
 	return n, nil
+}
+
+// beginning says when the log begins, in words.
+func (s *Server) beginning(ctx context.Context) string {
+	for e, err := range s.cfg.Log.ReadAll(ctx, eventstore.ReadAll{Limit: 1}) {
+		if err == nil {
+			return e.Created.UTC().Format(time.RFC3339)
+		}
+	}
+	return "it"
 }

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"strconv"
@@ -12,6 +14,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/shiplog/shiplog/cmd/internal/cluster"
@@ -105,10 +109,43 @@ func runAt(ctx context.Context, named, kubeconfig, when string, kubectl []string
 		stop()
 		os.Remove(moment)
 	})
+	if err := askMoment(ctx, moment); err != nil {
+		done()
+		return err
+	}
 	if err := os.Setenv("KUBECONFIG", moment); err != nil {
 		return err
 	}
 	return runKubectl(kubectl, done)
+}
+
+// askMoment asks the server whether it can show a moment. kubectl hides what the server says of one that it cannot.
+func askMoment(ctx context.Context, kubeconfig string) error {
+	config, err := restConfig(kubeconfig)
+	if err != nil {
+		return err
+	}
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", kubeconfig, err)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(config.Host, "/")+"/version", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusOK {
+		return nil
+	}
+	var status metav1.Status
+	if err := json.NewDecoder(resp.Body).Decode(&status); err != nil || status.Message == "" {
+		return fmt.Errorf("asking for the cluster as it was: %s", resp.Status)
+	}
+	return errors.New(status.Message)
 }
 
 // momentKubeconfig writes a kubeconfig whose cluster is the given one at a moment. The caller deletes it.

@@ -73,7 +73,7 @@ func copyEventStore(ctx context.Context, from, to, output string) (err error) {
 	})
 	said.end()
 	if err != nil {
-		return fmt.Errorf("copying %s to %s: %w (the same command goes on where it ended)", withoutPassword(from), withoutPassword(to), err)
+		return fmt.Errorf("copying %s to %s: %w (the same command goes on where it ended)", esdb.WithoutPassword(from), esdb.WithoutPassword(to), err)
 	}
 	if output == "json" {
 		return printJSON(result)
@@ -101,13 +101,4 @@ func openEventStore(ctx context.Context, where string, o embedded.Options) (even
 		return nil, err
 	}
 	return embedded.Open(dir, o)
-}
-
-// withoutPassword is an address as it may be printed.
-func withoutPassword(address string) string {
-	scheme, rest, ok := strings.Cut(address, "://")
-	if at := strings.LastIndex(rest, "@"); ok && at >= 0 {
-		return scheme + "://" + rest[at+1:]
-	}
-	return address
 }

@@ -77,3 +77,22 @@ func known(setting string) bool {
 	}
 	return false
 }
+
+// WithoutPassword is a connection string as it may be printed. What is none stays as it is.
+func WithoutPassword(connectionString string) string {
+	scheme, rest, ok := strings.Cut(connectionString, "://")
+	if !ok {
+		return connectionString
+	}
+	hosts, query, _ := strings.Cut(rest, "?")
+	at := strings.LastIndexByte(hosts, '@') // a password may hold another
+	if at < 0 {
+		return connectionString
+	}
+	user, _, _ := strings.Cut(hosts[:at], ":")
+	out := scheme + "://" + user + hosts[at:]
+	if query != "" {
+		out += "?" + query
+	}
+	return out
+}

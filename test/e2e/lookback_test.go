@@ -43,6 +43,13 @@ func TestLookingBack(t *testing.T) {
 		if r := c.Shiplog("at", head, "kubectl", "delete", "deployment", "web"); r.Code == 0 || !strings.Contains(r.Stderr, "past") {
 			t.Errorf("deleting in the past: exit code %d, %s", r.Code, r.Stderr)
 		}
+		for at, want := range map[string]string{
+			"2020-01-01T00:00:00Z": "before the log's first event", "4000000000": "in the future: the log stands at", "2999-01-01": "in the future", "yesteryear": "yesteryear",
+		} {
+			if r := c.Shiplog("at", at, "kubectl", "get", "pods"); r.Code == 0 || !strings.Contains(r.Stderr, want) || strings.Count(r.Stderr, "\n") > 1 {
+				t.Errorf("at %s: exit code %d, want one line with %q, got:\n%s", at, r.Code, want, r.Stderr)
+			}
+		}
 	})
 	t.Run("history names every change and who made it", func(t *testing.T) {
 		r := c.Shiplog("history", "deployment/web")

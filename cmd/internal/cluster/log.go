@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,7 +29,7 @@ func (cp *controlPlane) openLog(ctx context.Context) error {
 	if cp.EventStore == "" {
 		if recorded != "" {
 			return fmt.Errorf("the log of this cluster is in the event store %s: start it with --eventstore and that address (or, once the log has been copied into %s, remove %s)",
-				redact(recorded), cp.dir.Join(logDir), cp.dir.Join(eventStoreFile))
+				esdb.WithoutPassword(recorded), cp.dir.Join(logDir), cp.dir.Join(eventStoreFile))
 		}
 		most, perr := parseBytes("log-max-bytes", cp.LogMax)
 		if perr != nil {
@@ -73,20 +72,6 @@ func recordEventStore(path, connection string) error {
 		return fmt.Errorf("remembering where the log is: %w", err)
 	}
 	return nil
-}
-
-// redact leaves out the password of a connection string.
-func redact(connection string) string {
-	scheme, rest, ok := strings.Cut(connection, "://")
-	if !ok {
-		return connection
-	}
-	credentials, hosts, ok := strings.Cut(rest, "@")
-	if !ok {
-		return connection
-	}
-	user, _, _ := strings.Cut(credentials, ":")
-	return (&url.URL{Scheme: scheme, User: url.User(user)}).String() + "@" + hosts
 }
 
 // OpenLog opens the log of a stopped cluster for reading, wherever it is. Close releases the directory too.
