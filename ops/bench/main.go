@@ -23,10 +23,11 @@ type measurement struct {
 var measurements = []measurement{
 	{"start", "from exec to the ready line, with an empty log and with 1,000,000 events of 20,000 objects, with and without a snapshot", measureStart},
 	{"idle", "memory and CPU of everything, Postgres included, empty", measureIdle},
-	{"writes", "ConfigMap creates and patches through the API, 1 and 32 clients", measureWrites},
+	{"writes", "ConfigMap creates and patches and Secret creates through the API, 1 and 32 clients", measureWrites},
 	{"pods", "1,000 simulated pods on 100 nodes: create to all available; list of 2,000; memory and CPU then", measurePods},
 	{"replay", "start with 100,000 events; rebuild of the read models", measureReplay},
 	{"log", "durable appends beside the raw disk and etcd, fan-out, bytes on disk per revision", measureLog},
+	{"tend", "verify, back up, restore and copy a log of 1,000,000 events", measureTend},
 	{"containers", "one real pod from create to Running, and 50 at once (root)", measureContainers},
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -129,12 +130,27 @@ func measureWrites(ctx context.Context, b *bench) error {
 			_, err := maps.Patch(ctx, fmt.Sprintf("bench-%d", 1+n%100), types.MergePatchType, fmt.Appendf(nil, `{"data":{"n":"%d"}}`, n), metav1.PatchOptions{})
 			return err
 		}
+		secrets := client.CoreV1().Secrets("default")
+		createSecret := func(n int64) error {
+			_, err := secrets.Create(ctx, &corev1.Secret{
+				ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("bench-%d", n)},
+				Data:       map[string][]byte{"key": bytes.Repeat([]byte("x"), 200)},
+			}, metav1.CreateOptions{})
+			return err
+		}
 		var serial atomic.Int64
 		for _, m := range []struct {
 			what    string
 			clients int
 			do      func(int64) error
-		}{{"ConfigMap creates", 1, create}, {"ConfigMap creates", 32, create}, {"ConfigMap patches", 1, patch}, {"ConfigMap patches", 32, patch}} {
+		}{
+			{"ConfigMap creates", 1, create},
+			{"ConfigMap creates", 32, create},
+			{"ConfigMap patches", 1, patch},
+			{"ConfigMap patches", 32, patch},
+			{"Secret creates", 1, createSecret},
+			{"Secret creates", 32, createSecret},
+		} {
 			rate, p50, p99, err := load(m.clients, 8*time.Second, func() error { return m.do(serial.Add(1)) })
 			if err != nil {
 				return err
