@@ -82,9 +82,11 @@ func appendEnvelope(dst []byte, p *proposal, h head, digest eventstore.Digest, p
 
 // crcWith is the checksum of an event whose body has one already.
 func crcWith(body uint32, head []byte, position eventstore.Position) uint32 {
-	var at [8]byte
-	binary.BigEndian.PutUint64(at[:], uint64(position))
-	return crc32.Update(crc32.Update(body, castagnoli, head), castagnoli, at[:])
+	crc := ^crc32.Update(body, castagnoli, head)
+	for shift := 56; shift >= 0; shift -= 8 { // the position's bytes, without an array for them on the heap
+		crc = castagnoli[byte(crc)^byte(position>>shift)] ^ crc>>8
+	}
+	return ^crc
 }
 
 var (

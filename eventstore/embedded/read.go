@@ -27,6 +27,8 @@ type scan struct {
 	// the stream of the event before, since neighbours often share it
 	id   uint64
 	name string
+	// where a go puts its events, if whoever reads is done with those of the go before
+	room []eventstore.Recorded
 }
 
 func (l *Log) newScan(filter eventstore.Filter) *scan {
@@ -102,6 +104,7 @@ func (s *scan) all(from eventstore.Position, direction eventstore.Direction, hea
 		return c, err
 	}
 	defer it.Close()
+	c.events = s.room
 	bytes, examined := 0, 0
 	for ok := first(it, direction); ok; ok = next(it, direction) {
 		if len(c.events) >= min(limit, chunkEvents) || bytes >= chunkBytes || examined >= chunkExamined {
@@ -158,7 +161,9 @@ func (l *Log) ReadAll(ctx context.Context, opts eventstore.ReadAll) iter.Seq2[ev
 			if !begun {
 				at = uint64(from)
 			}
-			return s.all(eventstore.Position(at), opts.Direction, head, limit)
+			c, err := s.all(eventstore.Position(at), opts.Direction, head, limit)
+			s.room = c.events[:0]
+			return c, err
 		})
 	}
 }

@@ -54,7 +54,10 @@ func (f *folding) advance(ctx context.Context, log eventstore.Log, to uint64) er
 	var stop atomic.Bool
 	var working sync.WaitGroup
 	for i := range workers {
-		workers[i] = worker{fold: f.folds[i], batches: make(chan []eventstore.Recorded, batchesAhead), stop: &stop}
+		workers[i] = worker{
+			fold: f.folds[i], stop: &stop,
+			batches: make(chan []eventstore.Recorded, batchesAhead), done: make(chan []eventstore.Recorded, batchesAhead+2),
+		}
 		working.Go(workers[i].work)
 	}
 	err = f.distribute(ctx, log, to, workers, &stop)
@@ -104,15 +107,21 @@ type worker struct {
 	fold      *fold
 	collected []eventstore.Recorded // by the reader, for the next batch
 	batches   chan []eventstore.Recorded
-	stop      *atomic.Bool // set by the worker that fails
+	done      chan []eventstore.Recorded // batches to be filled again
+	stop      *atomic.Bool               // set by the worker that fails
 
 	err      error
 	failedAt eventstore.Position
 }
 
 func (w *worker) flush() {
-	if len(w.collected) > 0 {
-		w.batches <- w.collected
+	if len(w.collected) == 0 {
+		return
+	}
+	w.batches <- w.collected
+	select {
+	case w.collected = <-w.done:
+	default:
 		w.collected = make([]eventstore.Recorded, 0, recordsAtOnce)
 	}
 }
@@ -128,6 +137,7 @@ func (w *worker) work() {
 				w.stop.Store(true)
 			}
 		}
+		w.done <- batch[:0] // there are no more batches than it has room for
 	}
 }
 
