@@ -25,9 +25,9 @@ type Access struct {
 	Close func() error
 }
 
-// NewCommands returns the commands history, why, blame and diff. open is called once a command's arguments have been read.
+// NewCommands returns the commands history, why, blame, diff and audit. open is called once a command's arguments have been read.
 func NewCommands(open func(ctx context.Context) (Access, error)) []*cobra.Command {
-	return []*cobra.Command{newHistory(open), newWhy(open), newBlame(open), newDiff(open)}
+	return []*cobra.Command{newHistory(open), newWhy(open), newBlame(open), newDiff(open), newAudit(open)}
 }
 
 type opener = func(ctx context.Context) (Access, error)

@@ -42,6 +42,9 @@ const reasons = `{"scheduler":"default-scheduler","position":6,"node":"n2","node
 {"filter":"NodeResourcesFit","reason":"Insufficient cpu","count":1,"nodes":["n4"]}],
 "scores":[{"node":"n2","total":648,"resources":73,"balance":75,"taints":300,"spread":200},{"node":"n3","total":500,"resources":60,"balance":40,"taints":300,"spread":100}]}`
 
+// refusal is what the API's trail says of a request that it has refused.
+const refusal = `{"code":403,"message":"deployments.apps \"web\" is forbidden: User \"eve\" cannot delete resource","reason":"Forbidden","uri":"/apis/apps/v1/namespaces/default/deployments/web"}`
+
 // voyage is a past with some of everything in it.
 func voyage() *past {
 	p := newPast()
@@ -53,16 +56,16 @@ func voyage() *past {
 	rsCreated := p.put(by{user: "system:serviceaccount:kube-system:deployment-controller", verb: "create", cause: &created}, rs)                    // 3
 	podCreated := p.put(by{user: "system:serviceaccount:kube-system:replicaset-controller", verb: "create", cause: &rsCreated}, pod("", "Pending")) // 4
 	secret.Data["password"] = []byte("hunter3")
-	p.put(by{user: "ada", verb: "patch"}, secret)                                                                                                                                               // 5
-	bound := p.put(by{user: "system:kube-scheduler", verb: "create", subresource: "binding", cause: &podCreated, positionOnly: true, evidence: json.RawMessage(reasons)}, pod("n2", "Pending")) // 6
-	p.put(by{user: "system:node:n2", verb: "update", subresource: "status", cause: &bound}, pod("n2", "Running"))                                                                               // 7
-	p.put(by{user: "ada", verb: "patch", subresource: "scale"}, deployment(3, "web:1"))                                                                                                         // 8
-	p.put(by{user: "bob", verb: "patch"}, deployment(3, "web:2"))                                                                                                                               // 9
-	p.append(by{user: "eve", verb: "delete"}, domain.Event{Ref: domain.Ref{Group: "apps", Resource: "deployments", Namespace: "default", Name: "web"}, Type: "RequestRefused"})                 // 10
-	p.put(by{user: "system:node:n2", verb: "update", subresource: "status"}, pod("n2", "Failed"))                                                                                               // 11: it does not say why
-	p.delete(by{user: "bob", verb: "delete"}, deployment(3, "web:2"))                                                                                                                           // 12
-	p.put(by{user: "bob", verb: "create"}, deployment(2, "web:3"))                                                                                                                              // 13
-	p.put(by{user: "ada", verb: "create"}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})                                                                                             // 14
+	p.put(by{user: "ada", verb: "patch"}, secret)                                                                                                                                                                   // 5
+	bound := p.put(by{user: "system:kube-scheduler", verb: "create", subresource: "binding", cause: &podCreated, positionOnly: true, evidence: json.RawMessage(reasons)}, pod("n2", "Pending"))                     // 6
+	p.put(by{user: "system:node:n2", verb: "update", subresource: "status", cause: &bound}, pod("n2", "Running"))                                                                                                   // 7
+	p.put(by{user: "ada", verb: "patch", subresource: "scale"}, deployment(3, "web:1"))                                                                                                                             // 8
+	p.put(by{user: "bob", verb: "patch"}, deployment(3, "web:2"))                                                                                                                                                   // 9
+	p.append(by{user: "eve", verb: "delete", evidence: json.RawMessage(refusal)}, domain.Event{Ref: domain.Ref{Group: "apps", Resource: "deployments", Namespace: "default", Name: "web"}, Type: "RequestRefused"}) // 10
+	p.put(by{user: "system:node:n2", verb: "update", subresource: "status"}, pod("n2", "Failed"))                                                                                                                   // 11: it does not say why
+	p.delete(by{user: "bob", verb: "delete"}, deployment(3, "web:2"))                                                                                                                                               // 12
+	p.put(by{user: "bob", verb: "create"}, deployment(2, "web:3"))                                                                                                                                                  // 13
+	p.put(by{user: "ada", verb: "create"}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})                                                                                                                 // 14
 	return p
 }
 
@@ -117,6 +120,14 @@ func TestCommands(t *testing.T) {
 		"blame":             "blame deployment/web --at 9 --utc",
 		"blame-after-reset": "blame deployment/web --utc",
 		"blame-secret":      "blame secret/key --utc",
+		"audit":             "audit --utc",
+		"audit-people":      "audit --people --last 3 --utc",
+		"audit-refused":     "audit --refused --utc",
+		"audit-object":      "audit deployment/web --verb delete,create --user bob --last 0 --utc -n default",
+		"audit-since":       "audit --since 2026-05-01T10:05:00Z --until 2026-05-01T10:08:00Z --last 0 --utc",
+		"audit-none":        "audit --user nobody",
+		"audit-json":        "audit --refused -o json",
+		"audit-k8s":         "audit --since 8 --until 10 -o audit",
 	} {
 		t.Run(name, func(t *testing.T) {
 			out, err := run(t, p, p, strings.Fields(line)...)
@@ -158,6 +169,11 @@ func TestMistakesAreAnswered(t *testing.T) {
 		{"diff 1 99", projections.ErrFuture, "the log stands at 14"},
 		{"diff 1 2 deployment/none", projections.ErrNotFound, "at neither moment"},
 		{"blame pod/none", projections.ErrNotFound, ""},
+		{"audit --since dawn", ErrBadMoment, "--since"},
+		{"audit --until 99", projections.ErrFuture, "--until"},
+		{"audit -o xml", nil, "none of table, json, yaml, audit"},
+		{"audit --last -1", nil, "or 0 for all"},
+		{"audit ghost/web", ErrBadTarget, `there is no type "ghost"`},
 	} {
 		t.Run(c.line, func(t *testing.T) {
 			_, err := run(t, p, p, strings.Fields(c.line)...)

@@ -196,7 +196,9 @@ func (p *past) Events(_ context.Context, q projections.EventQuery) ([]domain.Eve
 	var list []domain.Event
 	for _, e := range p.events {
 		r := e.Ref
-		if !q.AnyGroup && r.Group != q.Group || q.Resource != "" && r.Resource != q.Resource || q.Namespace != "" && r.Namespace != q.Namespace ||
+		if q.Actor != "" && e.Actor.User != q.Actor || len(q.Types) > 0 && !slices.Contains(q.Types, e.Type) ||
+			!q.Since.IsZero() && e.Time.Before(q.Since) || !q.Until.IsZero() && !e.Time.Before(q.Until) ||
+			!q.AnyGroup && r.Group != q.Group || q.Resource != "" && r.Resource != q.Resource || q.Namespace != "" && r.Namespace != q.Namespace ||
 			q.Name != "" && r.Name != q.Name || q.Correlation != "" && e.Correlation != q.Correlation ||
 			e.Position <= q.After || q.Through > 0 && e.Position > q.Through {
 			continue
