@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"strconv"
 	"testing"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -223,6 +224,66 @@ func TestAPersonsWordOnCausesIsNotBelieved(t *testing.T) {
 	}
 	if ev := eventAt(t, c, res.Position); ev.Cause != nil || ev.Actor.User != "ann" || ev.Actor.SourceIP == "" || ev.Command.Verb != "create" || ev.Command.RequestID == "" {
 		t.Errorf("the event: %+v", ev)
+	}
+}
+
+// refusal waits for the first request that was refused.
+func refusal(t *testing.T, c *apitest.Cluster) domain.Event {
+	t.Helper()
+	ctx := timeout(t)
+	sub, err := c.Log.Subscribe(ctx, eventstore.Subscribe{Stream: api.AuditStream})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Close()
+	for {
+		batch, err := sub.Next(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, rec := range batch.Events {
+			if ev, ok, err := projections.EventOf(rec); err != nil {
+				t.Fatal(err)
+			} else if ok && ev.Type == api.RequestRefused {
+				return ev
+			}
+		}
+	}
+}
+
+// Who asks in another's name is told of beside the name: by what was changed, and by what was refused.
+func TestImpersonationIsTold(t *testing.T) {
+	c := apitest.Start(t)
+	ctx := timeout(t)
+	conf := as(t, c, "root", "system:masters")
+	conf.Impersonate = restclient.ImpersonationConfig{UserName: "ann", Groups: []string{"system:masters"}}
+	made, err := client(t, conf).CoreV1().ConfigMaps("default").Create(ctx, configMap(1), metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	position, err := strconv.ParseUint(made.ResourceVersion, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a := eventAt(t, c, position).Actor; a.User != "ann" || a.Impersonator != "root" || a.SourceIP == "" {
+		t.Errorf("a change: %+v", a)
+	}
+	conf.Impersonate = restclient.ImpersonationConfig{UserName: "bob"}
+	if err := client(t, conf).CoreV1().ConfigMaps("default").Delete(ctx, made.Name, metav1.DeleteOptions{}); !apierrors.IsForbidden(err) {
+		t.Fatalf("bob may not: %v", err)
+	}
+	if a := refusal(t, c).Actor; a.User != "bob" || a.Impersonator != "root" || len(a.Groups) != 1 || a.Groups[0] != "system:authenticated" {
+		t.Errorf("what was refused: %+v", a)
+	}
+	own := client(t, as(t, c, "root", "system:masters"))
+	if made, err = own.CoreV1().ConfigMaps("default").Create(ctx, configMap(2), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if position, err = strconv.ParseUint(made.ResourceVersion, 10, 64); err != nil {
+		t.Fatal(err)
+	}
+	if a := eventAt(t, c, position).Actor; a.User != "root" || a.Impersonator != "" {
+		t.Errorf("in their own name: %+v", a)
 	}
 }
 

@@ -129,6 +129,9 @@ func (t *auditTrail) event(e *audit.Event) (domain.Event, bool) {
 		return domain.Event{}, false
 	}
 	actor := domain.Actor{User: e.User.Username, UID: e.User.UID, Groups: e.User.Groups, UserAgent: e.UserAgent}
+	if u := e.ImpersonatedUser; u != nil {
+		actor.User, actor.UID, actor.Groups, actor.Impersonator = u.Username, u.UID, u.Groups, e.User.Username
+	}
 	if len(e.SourceIPs) > 0 {
 		actor.SourceIP = e.SourceIPs[0]
 	}

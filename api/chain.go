@@ -31,9 +31,6 @@ func withOrigin(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		o := origin.From(r.Context())
 		u, ok := request.UserFrom(r.Context())
-		if ok && o.Actor.User == "" {
-			o.Actor.User, o.Actor.UID, o.Actor.Groups = u.GetName(), u.GetUID(), u.GetGroups()
-		}
 		o.Actor.UserAgent = r.UserAgent()
 		o.Actor.SourceIP = sourceIP(r)
 		if len(r.URL.Query()["dryRun"]) > 0 {

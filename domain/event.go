@@ -43,13 +43,15 @@ type Event struct {
 	Revision uint64 `json:"revision,omitempty"` // place in the object's stream, from 0
 }
 
-// Actor is the authenticated user or component that asked for a change.
+// Actor is the user or component that asked for a change, or in whose name it was asked for.
 type Actor struct {
 	User      string   `json:"user"`
 	UID       string   `json:"uid,omitempty"`
 	Groups    []string `json:"groups,omitempty"`
 	UserAgent string   `json:"userAgent,omitempty"`
 	SourceIP  string   `json:"sourceIP,omitempty"`
+	// Impersonator is the authenticated user who asked in User's name; empty when that was User.
+	Impersonator string `json:"impersonator,omitempty"`
 }
 
 // CommandInfo says what was asked for.

@@ -37,6 +37,7 @@ const (
 	wireCorrelation, wireCausation, wireCausePosition      = "$correlationId", "$causationId", "causePosition"
 	wireMandatory                                          = "mandatory"
 	wireUser, wireGroups, wireUserAgent, wireSourceIP      = "user", "groups", "userAgent", "sourceIP"
+	wireImpersonator                                       = "impersonator"
 	wireVerb, wireSubresource, wireRequestID, wireIsDryRun = "verb", "subresource", "requestID", "dryRun"
 )
 
@@ -82,6 +83,7 @@ func MarshalEvent(e Event) (data, metadata []byte, err error) {
 	m.texts(wireGroups, e.Actor.Groups)
 	m.text(wireUserAgent, e.Actor.UserAgent)
 	m.text(wireSourceIP, e.Actor.SourceIP)
+	m.text(wireImpersonator, e.Actor.Impersonator)
 	m.close()
 	m.open(wireCommand)
 	m.text(wireVerb, e.Command.Verb)
@@ -317,6 +319,8 @@ func (w *wireReader) actorField(a *Actor, key string, v []byte) {
 		a.UserAgent = w.text(v)
 	case wireSourceIP:
 		a.SourceIP = w.text(v)
+	case wireImpersonator:
+		a.Impersonator = w.text(v)
 	}
 }
 

@@ -74,7 +74,9 @@ func voyage(t *testing.T) []Event {
 	refused.Actor, refused.Command = Actor{User: "mallory"}, CommandInfo{Verb: "delete", DryRun: true}
 	deleted := event(4, "PodDeleted", Deleted, nil)
 	deleted.Actor, deleted.Command = Actor{User: "system:node:n1"}, CommandInfo{Verb: "delete"}
-	return []Event{created, bound, started, refused, deleted}
+	impersonated := event(5, "RequestRefused", "", nil)
+	impersonated.Actor, impersonated.Command = Actor{User: "mallory", Impersonator: "root"}, CommandInfo{Verb: "update"}
+	return []Event{created, bound, started, refused, deleted, impersonated}
 }
 
 // TestOldEventsAreRead replays the corpus: what any version has written stays readable and means the same.

@@ -31,7 +31,7 @@ type EventQuery struct {
 	AnyGroup                         bool // Group "" is the core group unless AnyGroup is set
 	UID                              string
 	Types                            []string
-	Actor                            string
+	Actor                            string // who asked, or whose name they asked in
 	Correlation                      string
 	CauseID                          string    // the events that this event caused directly
 	After, Through                   uint64    // positions; After exclusive, Through inclusive (0: no bound)

@@ -16,7 +16,7 @@ import (
 	"github.com/shiplog/shiplog/projections/logreplay"
 )
 
-// newLookBackCommands are history, why, blame and diff. named returns the cluster that the user named.
+// newLookBackCommands are history, why, blame, diff and audit. named returns the cluster that the user named.
 func newLookBackCommands(named func() target) []*cobra.Command {
 	return history.NewCommands(func(context.Context) (history.Access, error) { return openPast(named()) })
 }

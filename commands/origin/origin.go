@@ -36,6 +36,7 @@ func From(ctx context.Context) Origin {
 	if o.Actor.User == "" {
 		if u, ok := request.UserFrom(ctx); ok {
 			o.Actor.User, o.Actor.UID, o.Actor.Groups = u.GetName(), u.GetUID(), u.GetGroups()
+			o.Actor.Impersonator = impersonator(ctx)
 		}
 	}
 	if info, ok := request.RequestInfoFrom(ctx); ok {
@@ -52,6 +53,16 @@ func From(ctx context.Context) Origin {
 		}
 	}
 	return o
+}
+
+// impersonator is who asks in the name of a request's user, "" when nobody does. The audit of the request knows: the API server
+// puts the other name in the place of the authenticated user's everywhere else.
+func impersonator(ctx context.Context) string {
+	event := audit.AuditContextFrom(ctx)
+	if event == nil || event.GetEventImpersonatedUser() == nil {
+		return ""
+	}
+	return event.GetEventUser().Username
 }
 
 // Detached returns a context that carries nothing but the origin of a request: for what a request starts that must outlive it.

@@ -182,9 +182,11 @@ type Ref {
   uid: String!
 }
 
-"Who asked for a change."
+"Who asked for a change, or in whose name it was asked for."
 type Actor {
   user: String!
+  "The authenticated user who asked in the name of user; null when that was user."
+  impersonator: String
   uid: String
   groups: [String!]!
   userAgent: String
@@ -950,6 +952,8 @@ func (ec *executionContext) childFields_Actor(ctx context.Context, field graphql
 	switch field.Name {
 	case "user":
 		return ec.fieldContext_Actor_user(ctx, field)
+	case "impersonator":
+		return ec.fieldContext_Actor_impersonator(ctx, field)
 	case "uid":
 		return ec.fieldContext_Actor_uid(ctx, field)
 	case "groups":

@@ -54,7 +54,7 @@ func (e *LogEvent) Ref() *Ref {
 // Actor is who asked.
 func (e *LogEvent) Actor() *Actor {
 	a := e.event.Actor
-	return &Actor{User: a.User, UID: optional(a.UID), Groups: append([]string{}, a.Groups...), UserAgent: optional(a.UserAgent), SourceIP: optional(a.SourceIP)}
+	return &Actor{User: a.User, UID: optional(a.UID), Groups: append([]string{}, a.Groups...), UserAgent: optional(a.UserAgent), SourceIP: optional(a.SourceIP), Impersonator: optional(a.Impersonator)}
 }
 
 // Command is what was asked for.

@@ -9,13 +9,15 @@ import (
 	"strconv"
 )
 
-// Who asked for a change.
+// Who asked for a change, or in whose name it was asked for.
 type Actor struct {
-	User      string   `json:"user"`
-	UID       *string  `json:"uid,omitempty"`
-	Groups    []string `json:"groups"`
-	UserAgent *string  `json:"userAgent,omitempty"`
-	SourceIP  *string  `json:"sourceIP,omitempty"`
+	User string `json:"user"`
+	// The authenticated user who asked in the name of user; null when that was user.
+	Impersonator *string  `json:"impersonator,omitempty"`
+	UID          *string  `json:"uid,omitempty"`
+	Groups       []string `json:"groups"`
+	UserAgent    *string  `json:"userAgent,omitempty"`
+	SourceIP     *string  `json:"sourceIP,omitempty"`
 }
 
 // What was asked for.

@@ -52,12 +52,14 @@ type AuditQuery struct {
 // ownComponent says whether a user is a part of the cluster itself. Service accounts of the namespace kube-system are: controllers have
 // those. Other service accounts, and who is anonymous, are not, unlike for component.
 func ownComponent(user string) bool {
-	for _, prefix := range []string{"system:node:", "system:kube-", "system:apiserver", "system:shiplog", "system:serviceaccount:kube-system:"} {
-		if strings.HasPrefix(user, prefix) {
-			return true
-		}
+	account, isAccount := strings.CutPrefix(user, "system:serviceaccount:")
+	switch {
+	case isAccount:
+		return strings.HasPrefix(account, "kube-system:")
+	case user == "system:anonymous" || user == "system:admin":
+		return false
 	}
-	return false
+	return strings.HasPrefix(user, "system:")
 }
 
 // Audit calls each for the entries that a query selects, oldest first, and stops at its first error.
@@ -79,7 +81,7 @@ func Audit(ctx context.Context, h projections.History, q AuditQuery, each func(E
 		}
 		for i := range events {
 			e := &events[i]
-			if q.People && ownComponent(e.Actor.User) || len(q.Verbs) > 0 && !slices.Contains(q.Verbs, e.Command.Verb) {
+			if q.People && e.Actor.Impersonator == "" && ownComponent(e.Actor.User) || len(q.Verbs) > 0 && !slices.Contains(q.Verbs, e.Command.Verb) {
 				continue
 			}
 			if q.Last == 0 {

@@ -154,7 +154,7 @@ func writeAudit(ctx context.Context, w io.Writer, a Access, q AuditQuery, s Styl
 			verb += "/" + e.Subresource
 		}
 		object := short(a.Kinds, e.Object, s.Namespace)
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\n", e.Position, s.time(e.Time), e.Actor.User, verb, strings.Replace(object, "/ in", " in", 1), e.result())
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\n", e.Position, s.time(e.Time), who(e.Actor), verb, strings.Replace(object, "/ in", " in", 1), e.result())
 		if rows++; rows%page == 0 {
 			return flush()
 		}

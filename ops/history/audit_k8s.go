@@ -55,6 +55,10 @@ func (e *Entry) kubernetesEvent(kinds *domain.Set) *auditv1.Event {
 	if out.RequestURI == "" {
 		out.RequestURI = uriOf(e, version)
 	}
+	if e.Actor.Impersonator != "" {
+		as := out.User
+		out.ImpersonatedUser, out.User = &as, authenticationv1.UserInfo{Username: e.Actor.Impersonator}
+	}
 	if e.Actor.SourceIP != "" {
 		out.SourceIPs = []string{e.Actor.SourceIP}
 	}

@@ -65,8 +65,8 @@ func TestLongAudits(t *testing.T) {
 
 func TestOwnComponents(t *testing.T) {
 	for user, want := range map[string]bool{
-		"system:node:vm": true, "system:kube-scheduler": true, "system:apiserver": true, "system:serviceaccount:kube-system:replicaset-controller": true,
-		"ada": false, "kubernetes-admin": false, "system:anonymous": false, "system:serviceaccount:ci:deployer": false, "system:serviceaccount:kube-system-x:y": false,
+		"system:node:vm": true, "system:kube-scheduler": true, "system:bootstrap": true, "system:apiserver": true, "system:serviceaccount:kube-system:replicaset-controller": true,
+		"ada": false, "system:admin": false, "kubernetes-admin": false, "system:anonymous": false, "system:serviceaccount:ci:deployer": false, "system:serviceaccount:kube-system-x:y": false,
 	} {
 		if got := ownComponent(user); got != want {
 			t.Errorf("%s: %t", user, got)

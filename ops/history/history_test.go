@@ -64,7 +64,7 @@ func voyage() *past {
 	p.append(by{user: "eve", verb: "delete", evidence: json.RawMessage(refusal)}, domain.Event{Ref: domain.Ref{Group: "apps", Resource: "deployments", Namespace: "default", Name: "web"}, Type: "RequestRefused"}) // 10
 	p.put(by{user: "system:node:n2", verb: "update", subresource: "status"}, pod("n2", "Failed"))                                                                                                                   // 11: it does not say why
 	p.delete(by{user: "bob", verb: "delete"}, deployment(3, "web:2"))                                                                                                                                               // 12
-	p.put(by{user: "bob", verb: "create"}, deployment(2, "web:3"))                                                                                                                                                  // 13
+	p.put(by{user: "bob", verb: "create", impersonator: "root"}, deployment(2, "web:3"))                                                                                                                            // 13
 	p.put(by{user: "ada", verb: "create"}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})                                                                                                                 // 14
 	return p
 }
@@ -125,6 +125,8 @@ func TestCommands(t *testing.T) {
 		"audit-refused":     "audit --refused --utc",
 		"audit-object":      "audit deployment/web --verb delete,create --user bob --last 0 --utc -n default",
 		"audit-since":       "audit --since 2026-05-01T10:05:00Z --until 2026-05-01T10:08:00Z --last 0 --utc",
+		"audit-by":          "audit --user root --utc",
+		"audit-by-k8s":      "audit --user root -o audit",
 		"audit-none":        "audit --user nobody",
 		"audit-json":        "audit --refused -o json",
 		"audit-k8s":         "audit --since 8 --until 10 -o audit",

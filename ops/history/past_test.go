@@ -61,6 +61,7 @@ type by struct {
 	correlation             string
 	evidence                any
 	positionOnly            bool // the cause is known by its position alone
+	impersonator            string
 }
 
 func (p *past) put(who by, typed runtime.Object) domain.Event {
@@ -117,7 +118,7 @@ func (p *past) append(who by, e domain.Event) domain.Event {
 		e.Revision = s.Revision + 1
 	}
 	e.Time = began.Add(time.Duration(n) * time.Minute)
-	e.Actor = domain.Actor{User: who.user}
+	e.Actor = domain.Actor{User: who.user, Impersonator: who.impersonator}
 	e.Command = domain.CommandInfo{Verb: who.verb, Subresource: who.subresource}
 	e.Correlation = who.correlation
 	if who.cause != nil {
@@ -196,7 +197,7 @@ func (p *past) Events(_ context.Context, q projections.EventQuery) ([]domain.Eve
 	var list []domain.Event
 	for _, e := range p.events {
 		r := e.Ref
-		if q.Actor != "" && e.Actor.User != q.Actor || len(q.Types) > 0 && !slices.Contains(q.Types, e.Type) ||
+		if q.Actor != "" && e.Actor.User != q.Actor && e.Actor.Impersonator != q.Actor || len(q.Types) > 0 && !slices.Contains(q.Types, e.Type) ||
 			!q.Since.IsZero() && e.Time.Before(q.Since) || !q.Until.IsZero() && !e.Time.Before(q.Until) ||
 			!q.AnyGroup && r.Group != q.Group || q.Resource != "" && r.Resource != q.Resource || q.Namespace != "" && r.Namespace != q.Namespace ||
 			q.Name != "" && r.Name != q.Name || q.Correlation != "" && e.Correlation != q.Correlation ||

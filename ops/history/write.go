@@ -72,6 +72,14 @@ func (s Style) structured(w io.Writer, v any) (bool, error) {
 	return true, err
 }
 
+// who is an actor, with the user behind who asked in another's name.
+func who(a domain.Actor) string {
+	if a.Impersonator != "" {
+		return a.User + " (by " + a.Impersonator + ")"
+	}
+	return a.User
+}
+
 func verbOf(c *Change) string {
 	if c.Subresource != "" {
 		return c.Verb + "/" + c.Subresource
@@ -90,7 +98,7 @@ func WriteHistory(w io.Writer, changes []Change, s Style) error {
 	fmt.Fprint(t, "POSITION\tTIME\tTYPE\tACTOR\tVERB\tCHANGE\n")
 	for i := range changes {
 		c := &changes[i]
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\n", c.Position, s.time(c.Time), c.Type, c.Actor.User, verbOf(c), s.summary(c))
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\n", c.Position, s.time(c.Time), c.Type, who(c.Actor), verbOf(c), s.summary(c))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -173,7 +181,7 @@ func WriteWhy(w io.Writer, chain []Link, s Style) error {
 
 // event is one line about an event.
 func (s Style) event(c *Change) string {
-	return fmt.Sprintf("%s  #%d  %s  %s  (%s, %s)", s.time(c.Time), c.Position, c.Type, short(s.Kinds, c.Object, s.Namespace), c.Actor.User, verbOf(c))
+	return fmt.Sprintf("%s  #%d  %s  %s  (%s, %s)", s.time(c.Time), c.Position, c.Type, short(s.Kinds, c.Object, s.Namespace), who(c.Actor), verbOf(c))
 }
 
 func (s Style) reasons(c *Change) []string {
@@ -261,7 +269,7 @@ func WriteBlame(w io.Writer, lines []Blame, s Style) error {
 	for _, b := range lines {
 		position, at, actor := "", "", ""
 		if b.By != nil {
-			position, at, actor = fmt.Sprint(b.By.Position), s.time(b.By.Time), b.By.Actor.User
+			position, at, actor = fmt.Sprint(b.By.Position), s.time(b.By.Time), who(b.By.Actor)
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s%s\n", position, at, actor, strings.Repeat("  ", b.Depth), b.Line)
 	}

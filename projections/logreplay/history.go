@@ -204,7 +204,7 @@ func matches(q projections.EventQuery, e domain.Event) bool {
 	is := func(want, got string) bool { return want == "" || want == got }
 	group := q.Group == e.Ref.Group || q.Group == "" && (q.AnyGroup || q.Resource == "")
 	return group && is(q.Resource, e.Ref.Resource) && is(q.Namespace, e.Ref.Namespace) && is(q.Name, e.Ref.Name) && is(q.UID, string(e.Ref.UID)) &&
-		(len(q.Types) == 0 || slices.Contains(q.Types, e.Type)) && is(q.Actor, e.Actor.User) && is(q.Correlation, e.Correlation) &&
+		(len(q.Types) == 0 || slices.Contains(q.Types, e.Type)) && (is(q.Actor, e.Actor.User) || is(q.Actor, e.Actor.Impersonator)) && is(q.Correlation, e.Correlation) &&
 		(q.CauseID == "" || e.Cause != nil && e.Cause.ID == q.CauseID) &&
 		(q.Since.IsZero() || !e.Time.Before(q.Since)) && (q.Until.IsZero() || e.Time.Before(q.Until))
 }

@@ -6,7 +6,7 @@
 //	audit    who did what, from where, when, with which result, refused requests included
 //	causes   which event made which other happen
 //
-// All tables of one version stand in a schema of their own (views_v1) with one checkpoint, and one transaction writes the rows
+// All tables of one version stand in a schema of their own (views_v2) with one checkpoint, and one transaction writes the rows
 // of a batch and moves the checkpoint: every event counts once, whoever else writes and whatever breaks. A schema that is
 // missing, or whose version is another, is built from the log's beginning beside what there is, and takes its place when it has
 // caught up. Nothing here is worth a backup: everything can be built again.

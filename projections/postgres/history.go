@@ -298,7 +298,11 @@ func eventsSQL(q projections.EventQuery) (string, []any) {
 	text("namespace", q.Namespace)
 	text("name", q.Name)
 	text("uid", q.UID)
-	text("actor", q.Actor)
+	if q.Actor != "" {
+		args = append(args, q.Actor)
+		// The second condition, without which the index on impersonators is not used, is true of every name.
+		where = append(where, fmt.Sprintf("(e.actor = $%[1]d OR e.impersonator = $%[1]d AND e.impersonator <> '')", len(args)))
+	}
 	text("correlation", q.Correlation)
 	if len(q.Types) > 0 {
 		add("e.type = ANY ($%d)", q.Types)

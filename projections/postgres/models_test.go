@@ -129,7 +129,7 @@ func TestExactlyOnceThroughCutConnections(t *testing.T) {
 	}
 	w.caughtUp()
 	var events, distinct, history int
-	w.check(admin.QueryRow(w.ctx, "SELECT count(*), count(DISTINCT position), (SELECT count(*) FROM views_v1.history) FROM views_v1.events").Scan(&events, &distinct, &history))
+	w.check(admin.QueryRow(w.ctx, "SELECT count(*), count(DISTINCT position), (SELECT count(*) FROM views_v2.history) FROM views_v2.events").Scan(&events, &distinct, &history))
 	if events != 300 || distinct != 300 || history != 300 {
 		t.Errorf("%d events (%d distinct), %d rows of history; 300 were written", events, distinct, history)
 	}
@@ -162,14 +162,14 @@ func TestARestartGoesOnFromTheCheckpoint(t *testing.T) {
 
 func TestWhatIsDroppedIsBuiltAgain(t *testing.T) {
 	for name, sql := range map[string]string{
-		"all schemas":    "DROP SCHEMA views_v1 CASCADE; DROP SCHEMA shiplog CASCADE",
-		"the schema":     "DROP SCHEMA views_v1 CASCADE",
-		"a table":        "DROP TABLE views_v1.history",
-		"a column":       "ALTER TABLE views_v1.audit DROP COLUMN reason",
-		"the checkpoint": "DELETE FROM views_v1.checkpoint",
-		"current rows":   "DELETE FROM views_v1.current",
-		"a lost past":    "UPDATE views_v1.checkpoint SET position = 3",
-		"a future past":  "UPDATE views_v1.checkpoint SET position = 1000000",
+		"all schemas":    "DROP SCHEMA views_v2 CASCADE; DROP SCHEMA shiplog CASCADE",
+		"the schema":     "DROP SCHEMA views_v2 CASCADE",
+		"a table":        "DROP TABLE views_v2.history",
+		"a column":       "ALTER TABLE views_v2.audit DROP COLUMN reason",
+		"the checkpoint": "DELETE FROM views_v2.checkpoint",
+		"current rows":   "DELETE FROM views_v2.current",
+		"a lost past":    "UPDATE views_v2.checkpoint SET position = 3",
+		"a future past":  "UPDATE views_v2.checkpoint SET position = 1000000",
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t).start()
@@ -218,13 +218,13 @@ func TestOlderVersionsGo(t *testing.T) {
 	w := newWorld(t).start()
 	w.caughtUp()
 	w.stop()
-	w.exec("DROP SCHEMA views_v1 CASCADE; CREATE SCHEMA views_v0; CREATE TABLE views_v0.events (position bigint); CREATE SCHEMA views_victorian; CREATE SCHEMA views_v2")
+	w.exec("DROP SCHEMA views_v2 CASCADE; CREATE SCHEMA views_v0; CREATE TABLE views_v0.events (position bigint); CREATE SCHEMA views_victorian; CREATE SCHEMA views_v3")
 	w.start()
 	w.put("a", "1")
 	w.caughtUp()
 	var left []string
 	w.check(w.connect().QueryRow(w.ctx, "SELECT array_agg(nspname::text ORDER BY nspname) FROM pg_namespace WHERE nspname LIKE 'views%'").Scan(&left))
-	if !slices.Equal(left, []string{"views_v1", "views_v2", "views_victorian"}) {
+	if !slices.Equal(left, []string{"views_v2", "views_v3", "views_victorian"}) {
 		t.Errorf("schemas %v", left)
 	}
 	w.verified()
@@ -341,7 +341,7 @@ func TestRebuildWhileServing(t *testing.T) {
 		w.put(fmt.Sprint("c", i%5), fmt.Sprint(i))
 	}
 	w.caughtUp()
-	w.exec("UPDATE views_v1.audit SET actor = 'mallory' WHERE position = (SELECT min(position) FROM views_v1.audit)")
+	w.exec("UPDATE views_v2.audit SET actor = 'mallory' WHERE position = (SELECT min(position) FROM views_v2.audit)")
 	v, err := w.models.Verify(w.ctx, nil)
 	w.check(err)
 	for _, c := range v.Models {
@@ -402,12 +402,13 @@ func TestVerifyFindsAnUnsoundLog(t *testing.T) {
 func TestAuditTellsWhoDidWhat(t *testing.T) {
 	w := newWorld(t).start()
 	e := w.put("a", "1")
+	w.scribe.Actor.Impersonator = "root"
 	_, err := w.scribe.Note(w.ctx, domain.Event{
 		Ref: e.Ref, Type: "RequestRefused", Command: domain.CommandInfo{Verb: "delete"}, Evidence: []byte(`{"code":403,"reason":"Forbidden","message":"no"}`),
 	})
 	w.check(err)
 	w.caughtUp()
-	rows, err := w.connect().Query(w.ctx, "SELECT concat_ws(' ', actor, groups, user_agent, source_ip, verb, name, type, result, code, reason, message) FROM views_v1.audit ORDER BY position")
+	rows, err := w.connect().Query(w.ctx, "SELECT concat_ws(' ', actor, nullif(impersonator, ''), groups, user_agent, source_ip, verb, name, type, result, code, reason, message) FROM views_v2.audit ORDER BY position")
 	w.check(err)
 	defer rows.Close()
 	var got []string
@@ -418,7 +419,7 @@ func TestAuditTellsWhoDidWhat(t *testing.T) {
 	}
 	want := []string{
 		`ada ["system:masters"] kubectl 192.0.2.7 create a ConfigMapCreated done 200  `,
-		`ada ["system:masters"] kubectl 192.0.2.7 delete a RequestRefused refused 403 Forbidden no`,
+		`ada root ["system:masters"] kubectl 192.0.2.7 delete a RequestRefused refused 403 Forbidden no`,
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q\nwant %q", got, want)

@@ -6,13 +6,13 @@ import (
 )
 
 // Version is that of the tables and of what stands in them. A build with another version makes its own schema from the log.
-const Version = 1
+const Version = 2
 
 // The schemas of this version: what is served, what is being built, what is built to be compared.
 const (
-	schemaLive  = "views_v1"
-	schemaNew   = "views_v1_new"
-	schemaCheck = "views_v1_check"
+	schemaLive  = "views_v2"
+	schemaNew   = "views_v2_new"
+	schemaCheck = "views_v2_check"
 )
 
 // forever is the end of an incarnation that has none yet.
@@ -52,11 +52,11 @@ func eventsTable() *table {
 	return &table{
 		name: "events",
 		columns: columnsOf(`position bigint, revision bigint, id uuid, type text COLLATE "C", time bigint, ` + refColumns +
-			`, uid text, op text, actor text COLLATE "C", correlation text COLLATE "C", data json, metadata json`),
+			`, uid text, op text, actor text COLLATE "C", impersonator text COLLATE "C", correlation text COLLATE "C", data json, metadata json`),
 		key: "position",
 		indexes: []string{
 			"btree (id)", "btree (resource, grp, namespace, name, position)", "btree (correlation, position)",
-			"btree (actor, position)", "btree (type, position)", "btree (time, position)",
+			"btree (actor, position)", "btree (impersonator, position) WHERE impersonator <> ''", "btree (type, position)", "btree (time, position)",
 		},
 		options: "fillfactor = 100",
 	}
@@ -95,7 +95,7 @@ func historyTable() *table {
 func auditTable() *table {
 	return &table{
 		name: "audit",
-		columns: columnsOf(`position bigint, time timestamptz, actor text COLLATE "C", actor_uid text, groups jsonb, user_agent text, source_ip text, ` +
+		columns: columnsOf(`position bigint, time timestamptz, actor text COLLATE "C", impersonator text COLLATE "C", actor_uid text, groups jsonb, user_agent text, source_ip text, ` +
 			`verb text, subresource text, dry_run boolean, ` + refColumns + `, uid text, type text, fact boolean, result text, code integer, reason text, message text, ` +
 			`request_id text, correlation text COLLATE "C"`),
 		key: "position",

@@ -106,7 +106,9 @@ func story(t *testing.T) *told {
 	created := note("created", e, err)
 	e, err = scribe.Put(ctx, pod("shop", "web", func(p *corev1.Pod) { p.Spec.NodeName = "n1" }), &created)
 	bound := note("bound", e, err)
+	scribe.Actor.Impersonator = "root"
 	e, err = scribe.Put(ctx, pod("bakery", "oven", nil), nil)
+	scribe.Actor.Impersonator = ""
 	note("oven", e, err)
 	e, err = scribe.Put(ctx, lease("n1"), nil)
 	note("lease", e, err)
@@ -271,6 +273,7 @@ func (s *told) queries(t *testing.T, ctx context.Context, h projections.History)
 		{name: "caused by an event", q: projections.EventQuery{CauseID: s.names["created"].ID}, want: []string{"bound", "closed"}},
 		{name: "of one request", q: projections.EventQuery{Correlation: s.names["created"].Correlation, Resource: "pods", Namespace: "bakery"}, want: []string{"closed"}},
 		{name: "of an actor", q: projections.EventQuery{Actor: "ada", Namespace: "bakery"}, want: []string{"oven"}},
+		{name: "of an impersonator", q: projections.EventQuery{Actor: "root"}, want: []string{"oven"}},
 		{name: "of a group that has none", q: projections.EventQuery{Group: "apps", Resource: "pods"}},
 		{name: "of any group", q: projections.EventQuery{Resource: "pods", Namespace: "bakery", AnyGroup: true}, want: []string{"oven", "closed"}},
 		{name: "of a namespace", q: projections.EventQuery{Namespace: "bakery"}, want: []string{"oven", "closed"}},

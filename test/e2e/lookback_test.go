@@ -2,9 +2,12 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 
 	"github.com/shiplog/shiplog/test/harness"
 )
@@ -97,6 +100,45 @@ func TestLookingBack(t *testing.T) {
 		}
 		if r := c.Shiplog("verify"); r.Code != 0 {
 			t.Errorf("verify after a rebuild: exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+		}
+	})
+	t.Run("audit tells what people did, and in whose name, and what was refused", func(t *testing.T) {
+		c.Kubectl("--as", "ada", "--as-group", "system:masters", "create", "configmap", "hers")
+		if r := c.TryKubectl("--as", "eve", "delete", "configmap", "hers"); r.Code == 0 {
+			t.Fatal("eve may delete a configmap")
+		}
+		var lines []auditv1.Event
+		harness.Eventually(t, soon, "the refused request to be in the audit", func() error {
+			r := c.Shiplog("audit", "configmap/hers", "-o", "audit")
+			if r.Code != 0 {
+				return fmt.Errorf("audit: %s", r.Stderr)
+			}
+			lines = nil
+			for line := range strings.Lines(r.Stdout) {
+				var e auditv1.Event
+				if err := json.Unmarshal([]byte(line), &e); err != nil {
+					return err
+				}
+				lines = append(lines, e)
+			}
+			if len(lines) < 2 {
+				return errNotYet
+			}
+			return nil
+		})
+		for i, want := range []struct {
+			as, verb string
+			code     int32
+		}{{"ada", "create", 201}, {"eve", "delete", 403}} {
+			e := lines[i]
+			if e.APIVersion != "audit.k8s.io/v1" || e.User.Username != "kubernetes-admin" || e.ImpersonatedUser == nil || e.ImpersonatedUser.Username != want.as || e.Verb != want.verb ||
+				e.ResponseStatus.Code != want.code || !strings.HasSuffix(e.RequestURI, "/configmaps") && !strings.Contains(e.RequestURI, "/configmaps/hers") {
+				t.Errorf("line %d: %+v", i, e)
+			}
+		}
+		r := c.Shiplog("audit", "--people", "--refused")
+		if r.Code != 0 || !strings.Contains(r.Stdout, "eve (by kubernetes-admin)  delete  configmap/hers") || !strings.Contains(r.Stdout, "403 Forbidden") {
+			t.Errorf("audit: exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
 		}
 	})
 	t.Run("a stopped cluster can be read", func(t *testing.T) {
