@@ -171,6 +171,10 @@ func (l *Log) commit(requests []*request) {
 		}
 		return
 	}
+	if g.changesRetention() {
+		l.retaining.Lock()
+		defer l.retaining.Unlock()
+	}
 	l.streams.pin(g.before)
 	l.disk.wrote(g.batch.Len())
 	if err := l.apply(g.batch, pebble.Sync); err != nil {

@@ -109,8 +109,11 @@ func (g *diskGuard) lookAtSize() {
 	if most <= 0 || g.refusal != nil {
 		return
 	}
-	size := int64(g.l.db.Metrics().DiskSpaceUsage())
-	if size < most {
+	var size int64
+	if err := g.l.fuse.await(func() error {
+		size = int64(g.l.db.Metrics().DiskSpaceUsage())
+		return nil
+	}); err != nil || size < most {
 		return
 	}
 	full := fmt.Errorf("%w: %w: the log in %s takes %d MiB of the %d MiB that it may take: delete streams, shorten their retention, or allow it more",
@@ -130,15 +133,9 @@ func (l *Log) makeRoom(ctx context.Context) (removed int, err error) {
 		return removed, err
 	}
 	defer release()
-	compacted := make(chan error, 1)
-	go func() { compacted <- l.db.Compact(ctx, []byte{eventKey}, []byte{untracedKey + 1}, false) }()
-	select {
-	case err = <-compacted:
-		if err != nil {
-			err = fmt.Errorf("giving back the space of what was removed: %w", err)
-		}
-		return removed, err
-	case <-l.fuse.gone: // Pebble may wait for ever
-		return removed, l.fuse.blown()
+	err = l.fuse.await(func() error { return l.db.Compact(ctx, []byte{eventKey}, []byte{untracedKey + 1}, false) })
+	if err != nil {
+		err = fmt.Errorf("giving back the space of what was removed: %w", err)
 	}
+	return removed, err
 }

@@ -52,7 +52,7 @@ func (l *Log) entries(from, to eventstore.Position) (entries []eventstore.Entry,
 		return nil, from, err
 	}
 	defer release()
-	w, err := newEntryWalk(l.db, from, to)
+	w, err := l.newEntryWalk(from, to)
 	if err != nil {
 		return nil, from, err
 	}
@@ -107,12 +107,12 @@ func (l *Log) entry(position eventstore.Position, value []byte, isTrace bool) (e
 
 // entryWalk goes over events and traces in the order of their positions, as they stood at one moment.
 type entryWalk struct {
-	snapshot       *pebble.Snapshot
+	snapshot       snapshot
 	events, traces *pebble.Iterator
 }
 
-func newEntryWalk(db *pebble.DB, from, to eventstore.Position) (w *entryWalk, err error) {
-	w = &entryWalk{snapshot: db.NewSnapshot()}
+func (l *Log) newEntryWalk(from, to eventstore.Position) (w *entryWalk, err error) {
+	w = &entryWalk{snapshot: l.snapshot()}
 	defer func() {
 		if err != nil {
 			w.close()
@@ -182,8 +182,8 @@ type standing struct {
 }
 
 // lastEntry returns the last entry at or before a position; the zero standing when there is none.
-func lastEntry(db *pebble.DB, position eventstore.Position) (last standing, err error) {
-	snapshot := db.NewSnapshot()
+func (l *Log) lastEntry(position eventstore.Position) (last standing, err error) {
+	snapshot := l.snapshot()
 	defer func() {
 		if cerr := snapshot.Close(); err == nil {
 			err = readError(cerr)
@@ -241,7 +241,7 @@ func (l *Log) DigestAt(ctx context.Context, position eventstore.Position) (event
 		return eventstore.Digest{}, err
 	}
 	defer release()
-	last, err := lastEntry(l.db, min(position, l.tail.current()))
+	last, err := l.lastEntry(min(position, l.tail.current()))
 	if err != nil {
 		return eventstore.Digest{}, fmt.Errorf("reading the digest at position %d: %w", position, err)
 	}

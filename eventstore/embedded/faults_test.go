@@ -212,13 +212,8 @@ func (v *voyage) afterFault(ctx context.Context, log *embedded.Log, fault *faili
 		}
 	}
 	if fault.repair.Store(true); fault.failed.Load() {
-		// What was acknowledged is still read. What has no answer is not decided here, and may be decided between two reads: what differs
-		// then does so once.
-		_, err := v.everything(ctx, log)
-		if err != nil {
-			_, err = v.everything(ctx, log)
-		}
-		if err != nil {
+		// What was acknowledged is still read, and nothing else is decided any more.
+		if _, err := v.everything(ctx, log); err != nil {
 			return fmt.Errorf("reading after the failure: %w", err)
 		}
 		for i := range v.tracks {

@@ -58,8 +58,22 @@ func (f *fuse) blown() error {
 	return fmt.Errorf("%w: writing to disk failed earlier, restart to recover: %w", eventstore.ErrUnavailable, f.cause)
 }
 
+// await does what may have to wait for Pebble's background work. That is halted for good when the fuse blows: await then leaves it
+// behind, and returns why.
+func (f *fuse) await(do func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	select {
+	case err := <-done:
+		return err
+	case <-f.gone:
+		return f.blown()
+	}
+}
+
 // refusal is blown for Pebble's background work: when the fuse has blown it stops there for good, and Pebble starts no other in its
-// place. It holds no lock that a reader needs while it changes a file. Ending the goroutine would run what it has deferred, and
+// place. It holds no lock that a reader needs while it changes a file, but those that Pebble wants for its own
+// book-keeping: see await. Ending the goroutine would run what it has deferred, and
 // a compaction panics when it is ended with blocks in use.
 func (f *fuse) refusal() error {
 	err := f.blown()

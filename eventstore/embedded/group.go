@@ -72,6 +72,16 @@ func (g *group) keep(id uint64, st *stream, isMeta bool) {
 	}
 }
 
+// changesRetention says whether other events of a stream expire after the group than before, but for those that newer ones push out.
+func (g *group) changesRetention() bool {
+	for id, st := range g.states {
+		if st.keep != g.before[id].keep {
+			return true
+		}
+	}
+	return false
+}
+
 // mention gives a stream its id.
 func (g *group) mention(name string, st *stream) error {
 	if st.id != 0 {

@@ -58,6 +58,7 @@ type Log struct {
 	flushError atomic.Pointer[error] // why what is in memory cannot be written to a table just now
 	stall      atomic.Bool           // Pebble waits for that before it takes more
 
+	retaining  sync.Mutex    // is held while events are removed, and while a change of a retention becomes durable
 	scavenging atomic.Int64  // how many are removing events just now
 	scavenged  atomic.Uint64 // how often events have been removed
 }
@@ -227,7 +228,7 @@ func (l *Log) pebbleOptions(exists bool) *pebble.Options {
 
 // recover finds out where the log stands.
 func (l *Log) recover() error {
-	last, err := lastEntry(l.db, math.MaxUint64-1)
+	last, err := l.lastEntry(math.MaxUint64 - 1)
 	if err != nil {
 		return err
 	}
@@ -335,11 +336,8 @@ func (l *Log) release() error {
 	// After a failed write Pebble has been brought to a halt, and closing it would wait for ever. Nothing that is left of it
 	// reaches the disk, so the directory can be given back.
 	if l.db != nil && l.fuse.blown() == nil {
-		closed := make(chan error, 1)
-		go func() { closed <- l.db.Close() }()
-		select {
-		case err = <-closed:
-		case <-l.fuse.gone: // it blew while Pebble ended its work
+		if err = l.fuse.await(l.db.Close); l.fuse.blown() != nil {
+			err = nil // it blew while Pebble ended its work
 		}
 	}
 	if l.cache != nil && l.fuse.blown() == nil {

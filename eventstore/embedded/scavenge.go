@@ -109,11 +109,16 @@ func (l *Log) scavengeStream(ctx context.Context, id uint64) (removed int, err e
 		}
 		n, err := l.scavengeSome(id)
 		removed += n
-		if err != nil || n < scavengeBatch {
+		switch {
+		case errors.Is(err, errRetained): // so again, by what is to be retained now
+		case err != nil || n < scavengeBatch:
 			return removed, err
 		}
 	}
 }
+
+// errRetained says that a stream's retention was changed after it had been decided what to remove.
+var errRetained = errors.New("the retention has changed")
 
 func (l *Log) scavengeSome(id uint64) (removed int, err error) {
 	release, err := l.acquire()
@@ -182,6 +187,16 @@ func (l *Log) scavengeSome(id uint64) (removed int, err error) {
 	}
 	if err := noteScavenged(db, batch, now); err != nil {
 		return 0, err
+	}
+	// Between here and the end no retention changes: an event that a longer one brings back is not removed after somebody has seen it.
+	l.retaining.Lock()
+	defer l.retaining.Unlock()
+	is, err := l.streams.stateOf(db, id, isMeta)
+	if err == nil && is.keep != st.keep {
+		err = errRetained
+	}
+	if err != nil {
+		return 0, errors.Join(err, batch.Close())
 	}
 	// Not synced: what a crash brings back expires again.
 	l.scavenging.Add(1)

@@ -170,7 +170,7 @@ func (c *check) checkRetention(ctx context.Context) (err error) {
 		return err
 	}
 	defer release()
-	snapshot := c.l.db.NewSnapshot()
+	snapshot := c.l.snapshot()
 	defer func() { err = errors.Join(err, readError(snapshot.Close())) }()
 	at, now := database{snapshot}, c.l.opts.Now()
 	latest, err := lastScavenged(at)

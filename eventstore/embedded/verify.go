@@ -155,7 +155,7 @@ func (c *check) some(from, to []byte, visit func(at database, key, value []byte)
 		return nil, err
 	}
 	defer release()
-	snapshot := c.l.db.NewSnapshot()
+	snapshot := c.l.snapshot()
 	defer func() { err = errors.Join(err, readError(snapshot.Close())) }()
 	at := database{snapshot}
 	it, err := at.iter(from, to)
@@ -237,7 +237,7 @@ func (c *check) someEntries(from, head eventstore.Position) (next eventstore.Pos
 		return 0, err
 	}
 	defer release()
-	w, err := newEntryWalk(c.l.db, from, head)
+	w, err := c.l.newEntryWalk(from, head)
 	if err != nil {
 		return 0, err
 	}

@@ -149,7 +149,7 @@ func (a tamper) link(ahead eventstore.Digest, h head, content eventstore.Digest,
 func (a tamper) relink() {
 	a.t.Helper()
 	var digest eventstore.Digest
-	w, err := newEntryWalk(a.db, 0, 1000)
+	w, err := (&Log{db: a.db, fuse: newFuse(vfs.Default, nil)}).newEntryWalk(0, 1000)
 	if err != nil {
 		a.t.Fatal(err)
 	}
