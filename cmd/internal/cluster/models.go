@@ -19,16 +19,22 @@ import (
 // postgresWithin is how long tending waits for a Postgres that is still starting.
 const postgresWithin = 30 * time.Second
 
-// awaitModels lets a Postgres that is still starting come up and the read models catch up. When they do not, whoever asks for them says so.
-func (cp *controlPlane) awaitModels(ctx context.Context, report func(Step)) {
+// tendRead gives a task the read models, once a Postgres that is still starting is up and they have caught up. When they do not catch
+// up, the task says so.
+func (cp *controlPlane) tendRead(ctx context.Context, report func(Step), task func(*postgres.Models) Step) Step {
 	head, err := cp.log.Head(ctx)
 	if err != nil {
-		return
+		return Step{Failed: true, Message: "reading the log's head: " + err.Error()}
 	}
 	waiting, cancel := context.WithTimeout(ctx, postgresWithin)
 	defer cancel()
 	report(Step{Message: "letting the read models catch up with the log"})
-	_ = cp.models.WaitFor(waiting, uint64(head))
+	models, err := cp.models.get(waiting)
+	if err != nil {
+		return Step{Failed: true, Message: err.Error()}
+	}
+	_ = models.WaitFor(waiting, uint64(head))
+	return task(models)
 }
 
 // rebuild builds models again and says how it comes along.

@@ -20,11 +20,9 @@ import (
 	"github.com/shiplog/shiplog/ops/backup"
 	"github.com/shiplog/shiplog/ops/datadir"
 	"github.com/shiplog/shiplog/ops/pki"
-	privatepg "github.com/shiplog/shiplog/ops/postgres"
 	"github.com/shiplog/shiplog/projections/historyhttp"
 	"github.com/shiplog/shiplog/projections/live"
 	"github.com/shiplog/shiplog/projections/nodefeed"
-	"github.com/shiplog/shiplog/projections/postgres"
 	"github.com/shiplog/shiplog/projections/snapshot"
 )
 
@@ -51,7 +49,7 @@ type controlPlane struct {
 	keys   *keystore.File
 	log    eventstore.Log
 	view   *live.View
-	models *postgres.Models
+	models *readModels
 	server *api.Server
 	logger *slog.Logger
 	logKey ed25519.PublicKey // that the log's signatures are checked with
@@ -211,38 +209,6 @@ func hostAddresses() []net.IP {
 		}
 	}
 	return ips
-}
-
-// openModels prepares the read models and returns what keeps them: it starts the private Postgres, unless a DSN was given, and runs them
-// on it. The cluster does not wait for that: who asks for the past waits until they have caught up.
-func (cp *controlPlane) openModels(ctx, running context.Context) (keep func() error, err error) {
-	dsn, start := cp.Postgres, func() error { return nil }
-	if dsn == "" {
-		server, err := privatepg.Prepare(cp.dir.Join(postgresDir), privatepg.Options{Logger: cp.logger})
-		if err != nil {
-			return nil, fmt.Errorf("starting Postgres for the read models: %w", err)
-		}
-		cp.closeLater(server.Stop)
-		dsn = server.DSN()
-		start = func() error {
-			if err := server.Start(running); err != nil {
-				return fmt.Errorf("starting Postgres for the read models: %w", err)
-			}
-			return nil
-		}
-	}
-	models, err := postgres.Open(ctx, postgres.Config{DSN: dsn, Log: cp.log, Kinds: cp.kinds, Logger: cp.logger})
-	if err != nil {
-		return nil, fmt.Errorf("opening the read models: %w", err)
-	}
-	cp.models = models
-	cp.closeLater(func(context.Context) error { models.Close(); return nil })
-	return func() error {
-		if err := start(); err != nil {
-			return err
-		}
-		return models.Run(running)
-	}, nil
 }
 
 func (cp *controlPlane) serveAPI(ctx context.Context, group *errgroup.Group, running context.Context) error {

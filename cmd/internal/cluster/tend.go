@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/shiplog/shiplog/projections/postgres"
 )
 
 // TendPrefix is the path under which a running cluster lets its read models be rebuilt and verified, and its log.
@@ -86,8 +88,7 @@ func answering[Q any](task func(context.Context, Q, func(Step)) Step) func(conte
 func (cp *controlPlane) tendHandler() http.Handler {
 	tasks := map[string]func(ctx context.Context, question []byte, report func(Step)) Step{
 		"rebuild": answering(func(ctx context.Context, models []string, report func(Step)) Step {
-			cp.awaitModels(ctx, report)
-			return rebuild(ctx, cp.models, models, report)
+			return cp.tendRead(ctx, report, func(m *postgres.Models) Step { return rebuild(ctx, m, models, report) })
 		}),
 		"verify": answering(func(ctx context.Context, _ []string, report func(Step)) Step {
 			return cp.verifyAll(ctx, report)

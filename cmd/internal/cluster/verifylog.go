@@ -17,6 +17,7 @@ import (
 	"github.com/shiplog/shiplog/eventstore/embedded"
 	"github.com/shiplog/shiplog/eventstore/esdb"
 	"github.com/shiplog/shiplog/eventstore/seal"
+	"github.com/shiplog/shiplog/projections/postgres"
 )
 
 // logKey is the key that signs the log, in the directory of the certificates.
@@ -146,8 +147,7 @@ func (cp *controlPlane) verifyAll(ctx context.Context, report func(Step)) Step {
 		return last
 	}
 	report(last)
-	cp.awaitModels(ctx, report)
-	return verify(ctx, cp.models, report)
+	return cp.tendRead(ctx, report, func(models *postgres.Models) Step { return verify(ctx, models, report) })
 }
 
 // LogPlace says which log to verify when it is not that of a running cluster: one of the fields is set.
