@@ -10,6 +10,7 @@ import (
 
 	"github.com/shiplog/shiplog/eventstore"
 	"github.com/shiplog/shiplog/eventstore/protocol"
+	"github.com/shiplog/shiplog/internal/servetest"
 )
 
 // Where a group begins, whatever is there when it is made and whatever comes.
@@ -106,7 +107,7 @@ func TestGroupsOfAllStreams(t *testing.T) {
 // A group goes on where it was, whatever happens to the server and the consumers.
 func TestGroupsSurviveARestart(t *testing.T) {
 	ctx := patient(t)
-	log := openLog(t)
+	log := servetest.OpenLog(t)
 	address, stop := start(t, log, protocol.Options{})
 	client := official(t, address)
 	fill(ctx, t, log, "s", 10)
