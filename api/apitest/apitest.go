@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -54,6 +55,14 @@ type Cluster struct {
 	stop func()
 }
 
+func newLogger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
+
+// routeLibraryLogs is for the first cluster of a process: Kubernetes' libraries have one logger, and goroutines of a cluster that has
+// ended may still log to it while another starts.
+var routeLibraryLogs = sync.OnceFunc(func() { api.RouteLibraryLogs(newLogger()) })
+
 // Start starts a cluster that ends with the test. The options change the server's configuration before it starts.
 func Start(t testing.TB, opts ...func(*api.Config)) *Cluster {
 	t.Helper()
@@ -71,8 +80,8 @@ func StartIn(t testing.TB, dir string, opts ...func(*api.Config)) *Cluster {
 			t.Fatalf("starting a test cluster: %v", err)
 		}
 	}
-	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	api.RouteLibraryLogs(logger)
+	logger := newLogger()
+	routeLibraryLogs()
 	c := &Cluster{Dir: dir}
 	var err error
 	c.Keys, err = keystore.Open(filepath.Join(dir, "keys"), keystore.Options{Logger: logger})

@@ -27,6 +27,7 @@ import (
 	"github.com/shiplog/shiplog/eventstore/embedded"
 	"github.com/shiplog/shiplog/eventstore/esdb"
 	"github.com/shiplog/shiplog/eventstore/protocol"
+	"github.com/shiplog/shiplog/internal/servetest"
 )
 
 // ordeal has writers, readers and subscribers work through client while strike, called after each answered append, makes things
@@ -152,7 +153,7 @@ func waitForOr(ctx context.Context, condition func() bool, otherwise func()) {
 func TestBadNetwork(t *testing.T) {
 	for _, seed := range []uint64{1, 2} {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			log := openEmbedded(t)
+			log := servetest.OpenLog(t)
 			address, stop := serve(t, log, "127.0.0.1:0", nil)
 			t.Cleanup(stop)
 			p := newProxy(t, address)
@@ -278,7 +279,7 @@ func (c counted) Subscribe(ctx context.Context, opts eventstore.Subscribe) (even
 }
 
 func newCluster(t *testing.T, nodes int) *cluster {
-	c := &cluster{t: t, log: openEmbedded(t), stop: make([]func(), nodes)}
+	c := &cluster{t: t, log: servetest.OpenLog(t), stop: make([]func(), nodes)}
 	for i := range nodes {
 		c.address = append(c.address, "127.0.0.1:0")
 		c.subs, c.reads = append(c.subs, &atomic.Int64{}), append(c.reads, &atomic.Int64{})
@@ -294,26 +295,16 @@ func newCluster(t *testing.T, nodes int) *cluster {
 
 func (c *cluster) start(node int) {
 	c.t.Helper()
-	listener, err := net.Listen("tcp", c.address[node])
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	listener := servetest.Listen(c.t, c.address[node])
 	c.mu.Lock()
 	c.address[node] = listener.Addr().String()
 	c.mu.Unlock()
-	server := protocol.NewServer(counted{c.log, c.subs[node], c.reads[node]}, protocol.Options{
-		Logger: slog.New(slog.DiscardHandler), Advertise: listener.Addr().String(), Members: c.members,
+	_, stop := servetest.Serve(c.t, listener, counted{c.log, c.subs[node], c.reads[node]}, protocol.Options{
+		Advertise: listener.Addr().String(), Members: c.members,
 	})
-	done := make(chan error, 1)
-	go func() { done <- server.Serve(listener) }()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.stop[node] = func() {
-		server.Stop()
-		if err := <-done; err != nil {
-			c.t.Error(err)
-		}
-	}
+	c.stop[node] = stop
 }
 
 func (c *cluster) halt(node int) {

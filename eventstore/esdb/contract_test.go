@@ -19,29 +19,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"github.com/shiplog/shiplog/eventstore"
 	"github.com/shiplog/shiplog/eventstore/contract"
-	"github.com/shiplog/shiplog/eventstore/embedded"
 	"github.com/shiplog/shiplog/eventstore/esdb"
 	"github.com/shiplog/shiplog/eventstore/protocol"
 	"github.com/shiplog/shiplog/eventstore/protocol/users"
+	"github.com/shiplog/shiplog/internal/servetest"
 )
-
-func openEmbedded(t testing.TB) *embedded.Log {
-	t.Helper()
-	log, err := embedded.Open("log", embedded.Options{FS: vfs.NewMem(), Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := log.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return log
-}
 
 // serve serves a log until the function that it returns is called.
 func serve(t testing.TB, log eventstore.Log, address string, config *tls.Config) (string, func()) {
@@ -51,20 +35,7 @@ func serve(t testing.TB, log eventstore.Log, address string, config *tls.Config)
 
 func serveWith(t testing.TB, log eventstore.Log, address string, opts protocol.Options) (string, func()) {
 	t.Helper()
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	opts.Logger = slog.New(slog.DiscardHandler)
-	server := protocol.NewServer(log, opts)
-	done := make(chan error, 1)
-	go func() { done <- server.Serve(listener) }()
-	return listener.Addr().String(), func() {
-		server.Stop()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}
+	return servetest.Serve(t, servetest.Listen(t, address), log, opts)
 }
 
 func connect(t testing.TB, connection string) *esdb.Log {
@@ -84,7 +55,7 @@ func connect(t testing.TB, connection string) *esdb.Log {
 // The whole contract, through the official client and a socket.
 func TestContract(t *testing.T) {
 	contract.Run(t, func(t *testing.T) eventstore.Log {
-		address, stop := serve(t, openEmbedded(t), "127.0.0.1:0", nil)
+		address, stop := serve(t, servetest.OpenLog(t), "127.0.0.1:0", nil)
 		t.Cleanup(stop)
 		return connect(t, "esdb://"+address+"?tls=false")
 	})
@@ -95,7 +66,7 @@ func TestContractInClusterWithTLS(t *testing.T) {
 	config, ca := certificate(t)
 	admins := admins(t)
 	contract.Run(t, func(t *testing.T) eventstore.Log {
-		address, stop := serveWith(t, openEmbedded(t), "127.0.0.1:0", protocol.Options{TLS: config, Users: admins})
+		address, stop := serveWith(t, servetest.OpenLog(t), "127.0.0.1:0", protocol.Options{TLS: config, Users: admins})
 		t.Cleanup(stop)
 		return connect(t, fmt.Sprintf("esdb://admin:changeit@%s,%s?tlsCAFile=%s", address, address, ca))
 	})
@@ -117,7 +88,7 @@ func admins(t *testing.T) func() *users.Set {
 // Who has no password, the wrong one, or no certificate where one is wanted, is told so.
 func TestAccess(t *testing.T) {
 	config, ca := certificate(t)
-	address, stop := serveWith(t, openEmbedded(t), "127.0.0.1:0", protocol.Options{TLS: config, Users: admins(t)})
+	address, stop := serveWith(t, servetest.OpenLog(t), "127.0.0.1:0", protocol.Options{TLS: config, Users: admins(t)})
 	t.Cleanup(stop)
 	open := func(connection string) error {
 		log, err := esdb.Open(t.Context(), connection, esdb.Options{Logger: slog.New(slog.DiscardHandler), Timeout: time.Second})
@@ -143,7 +114,7 @@ func TestAccess(t *testing.T) {
 		t.Fatal(err)
 	}
 	both.ClientCAs.AddCert(leaf)
-	strict, stop := serveWith(t, openEmbedded(t), "127.0.0.1:0", protocol.Options{TLS: both})
+	strict, stop := serveWith(t, servetest.OpenLog(t), "127.0.0.1:0", protocol.Options{TLS: both})
 	t.Cleanup(stop)
 	key := filepath.Join(t.TempDir(), "user.key")
 	der, err := x509.MarshalPKCS8PrivateKey(config.Certificates[0].PrivateKey)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/shiplog/shiplog/eventstore"
 	"github.com/shiplog/shiplog/eventstore/esdb"
+	"github.com/shiplog/shiplog/internal/servetest"
 )
 
 // scripted is a server's log that does what a test wants where a function is set.
@@ -72,7 +73,7 @@ func TestKindsOfErrors(t *testing.T) {
 	} {
 		t.Run(c.server.Error(), func(t *testing.T) {
 			var tries atomic.Int32
-			p := (&scripted{Log: openEmbedded(t), append: func(context.Context) error {
+			p := (&scripted{Log: servetest.OpenLog(t), append: func(context.Context) error {
 				tries.Add(1)
 				return fmt.Errorf("wrapped: %w", c.server)
 			}}).serve(t)
@@ -124,7 +125,7 @@ func TestReadsGoToTheLeader(t *testing.T) {
 func TestDeadConnection(t *testing.T) {
 	for name, f := range map[string]fault{"stalled": stalled, "swallowed": swallowed, "one way": oneWay} {
 		t.Run(name, func(t *testing.T) {
-			p := (&scripted{Log: openEmbedded(t)}).serve(t)
+			p := (&scripted{Log: servetest.OpenLog(t)}).serve(t)
 			log := connectFor(t, 4*time.Second, "esdb://"+p.address()+"?tls=false")
 			p.suffer(f)
 			a, err := log.Append(t.Context(), "s", eventstore.NoStream, eventstore.Proposed{ID: uuid.New(), Type: "A"})
@@ -142,7 +143,7 @@ func TestDeadConnection(t *testing.T) {
 func TestSlowDisk(t *testing.T) {
 	var probes atomic.Int32
 	probed := make(chan struct{}, 100)
-	slow := &scripted{Log: openEmbedded(t)}
+	slow := &scripted{Log: servetest.OpenLog(t)}
 	slow.append = func(ctx context.Context) error {
 		for range 2 {
 			select {
@@ -171,7 +172,7 @@ func TestSlowDisk(t *testing.T) {
 
 // A read may take longer than a call may be silent, as long as it brings something; one that brings nothing more ends.
 func TestLongRead(t *testing.T) {
-	log := openEmbedded(t)
+	log := servetest.OpenLog(t)
 	for range 8 {
 		if _, err := log.Append(t.Context(), "s", eventstore.Any, eventstore.Proposed{ID: uuid.New(), Type: "A"}); err != nil {
 			t.Fatal(err)
@@ -227,7 +228,7 @@ func TestLongRead(t *testing.T) {
 
 // A subscription that its server forgot, on a connection that is sound, is noticed and made again.
 func TestForgottenSubscription(t *testing.T) {
-	log := openEmbedded(t)
+	log := servetest.OpenLog(t)
 	var subscriptions atomic.Int32
 	forgetful := &scripted{Log: log}
 	forgetful.subscribe = func(ctx context.Context, opts eventstore.Subscribe) (eventstore.Subscription, error) {
@@ -271,7 +272,7 @@ func TestDeletionWhoseAnswerIsLost(t *testing.T) {
 		"tombstone": func(l *esdb.Log, ctx context.Context) error { return l.Tombstone(ctx, "s", eventstore.Exact(0)) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			log := openEmbedded(t)
+			log := servetest.OpenLog(t)
 			if _, err := log.Append(t.Context(), "s", eventstore.NoStream, eventstore.Proposed{ID: uuid.New(), Type: "A"}); err != nil {
 				t.Fatal(err)
 			}

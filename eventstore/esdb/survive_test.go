@@ -11,6 +11,7 @@ import (
 	"github.com/shiplog/shiplog/eventstore"
 	"github.com/shiplog/shiplog/eventstore/contract"
 	"github.com/shiplog/shiplog/eventstore/esdb"
+	"github.com/shiplog/shiplog/internal/servetest"
 )
 
 func isUnavailable(err error) bool { return errors.Is(err, eventstore.ErrUnavailable) }
@@ -25,7 +26,7 @@ func expiring(ctx context.Context, t *testing.T) context.Context {
 func TestServerRestart(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	log := openEmbedded(t)
+	log := servetest.OpenLog(t)
 	address, stop := serve(t, log, "127.0.0.1:0", nil)
 	client := connect(t, "esdb://"+address+"?tls=false")
 	sub, err := client.Subscribe(ctx, eventstore.Subscribe{})

@@ -27,6 +27,7 @@ import (
 
 	"github.com/shiplog/shiplog/eventstore"
 	"github.com/shiplog/shiplog/eventstore/protocol"
+	"github.com/shiplog/shiplog/internal/servetest"
 )
 
 // kindOf is how the official client tells an error's kind; "" is none.
@@ -215,7 +216,7 @@ func TestCredentials(t *testing.T) {
 		"of the call, another": {client: "admin:admin@", call: as("bob", "bob"), want: "denied"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			client := connect(t, fmt.Sprintf("esdb://%s%s?tlsCAFile=%s&maxDiscoverAttempts=1", c.client, s.address, s.ca.file))
+			client := servetest.Connect(t, fmt.Sprintf("esdb://%s%s?tlsCAFile=%s&maxDiscoverAttempts=1", c.client, s.address, s.ca.File))
 			_, err := client.AppendToStream(ctx, "$s", esdb.AppendToStreamOptions{Authenticated: c.call}, event())
 			if got := kindOf(err); got != c.want {
 				t.Errorf("append: got %q (%v), want %q", got, err, c.want)
@@ -236,21 +237,21 @@ func TestCredentials(t *testing.T) {
 func TestUserCertificates(t *testing.T) {
 	ctx := patient(t)
 	var s *secured
-	ca := newAuthority(t)
+	ca := servetest.NewAuthority(t)
 	s = serveSecured(t, func(o *protocol.Options) {
 		o.TLS.ClientCAs, o.TLS.ClientAuth = x509.NewCertPool(), tls.VerifyClientCertIfGiven
-		o.TLS.ClientCAs.AddCert(ca.cert)
+		o.TLS.ClientCAs.AddCert(ca.Cert)
 	})
 	fill(ctx, t, s.log, "$s", 1)
 	for name, want := range map[string]string{"admin": "", "ann": "denied", "eve": "denied"} {
-		cert, key := ca.issue(t, name)
-		client := connect(t, fmt.Sprintf("%s&userCertFile=%s&userKeyFile=%s", s.connection(""), cert, key))
+		cert, key := ca.Issue(t, name)
+		client := servetest.Connect(t, fmt.Sprintf("%s&userCertFile=%s&userKeyFile=%s", s.connection(""), cert, key))
 		if _, err := client.AppendToStream(ctx, "$s", esdb.AppendToStreamOptions{}, event()); kindOf(err) != want {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
-	cert, key := newAuthority(t).issue(t, "admin") // of somebody else's authority
-	client := connect(t, fmt.Sprintf("%s&userCertFile=%s&userKeyFile=%s&maxDiscoverAttempts=1", s.connection(""), cert, key))
+	cert, key := servetest.NewAuthority(t).Issue(t, "admin") // of somebody else's authority
+	client := servetest.Connect(t, fmt.Sprintf("%s&userCertFile=%s&userKeyFile=%s&maxDiscoverAttempts=1", s.connection(""), cert, key))
 	if _, err := client.AppendToStream(ctx, "$s", esdb.AppendToStreamOptions{}, event()); err == nil {
 		t.Error("a certificate of a strange authority was taken")
 	}
@@ -273,7 +274,7 @@ func TestNoAnonymous(t *testing.T) {
 		t.Errorf("somebody got %v", err)
 	}
 	pool := x509.NewCertPool()
-	pool.AddCert(s.ca.cert)
+	pool.AddCert(s.ca.Cert)
 	conn, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12})))
 	if err != nil {
 		t.Fatal(err)
@@ -317,7 +318,7 @@ func TestBatchAppendsAreRefusedAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	pool := x509.NewCertPool()
-	pool.AddCert(s.ca.cert)
+	pool.AddCert(s.ca.Cert)
 	conn, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12})))
 	if err != nil {
 		t.Fatal(err)

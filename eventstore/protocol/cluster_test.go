@@ -14,12 +14,13 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/shiplog/shiplog/eventstore/protocol"
+	"github.com/shiplog/shiplog/internal/servetest"
 )
 
 // Two nodes that serve one log, of which one leads.
 func TestFollowersSendWritersToTheLeader(t *testing.T) {
 	ctx := patient(t)
-	log := openLog(t)
+	log := servetest.OpenLog(t)
 	var listeners [2]net.Listener
 	var leader atomic.Int32
 	for i := range listeners {
@@ -45,7 +46,7 @@ func TestFollowersSendWritersToTheLeader(t *testing.T) {
 	first, second := listeners[0].Addr().String(), listeners[1].Addr().String()
 
 	// The client that prefers followers finds one by gossip, is sent to the leader by its first append, and stays there.
-	client := connect(t, "esdb://"+first+","+second+"?tls=false&nodePreference=follower")
+	client := servetest.Connect(t, "esdb://"+first+","+second+"?tls=false&nodePreference=follower")
 	if _, err := client.AppendToStream(ctx, "s", esdb.AppendToStreamOptions{}, event()); kindOf(err) != "not leader" {
 		t.Errorf("an append at a follower got %v", err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/shiplog/shiplog/eventstore/protocol"
+	"github.com/shiplog/shiplog/internal/servetest"
 )
 
 // What is appended comes back as it was, byte for byte.
@@ -379,21 +380,21 @@ func TestOfficialConnections(t *testing.T) {
 func TestOfficialTLS(t *testing.T) {
 	ctx := patient(t)
 	s := serveSecured(t, nil)
-	other := newAuthority(t)
+	other := servetest.NewAuthority(t)
 	for name, c := range map[string]struct{ query, want string }{
-		"its authority":       {"tlsCAFile=" + s.ca.file, ""},
+		"its authority":       {"tlsCAFile=" + s.ca.File, ""},
 		"not looked at":       {"tlsVerifyCert=false", ""},
 		"no authority":        {"tls=true", "unknown authority"},
-		"another authority":   {"tlsCAFile=" + other.file, "unknown authority"},
+		"another authority":   {"tlsCAFile=" + other.File, "unknown authority"},
 		"no TLS at all":       {"tls=false", "other"},
-		"found by gossip too": {"tlsCAFile=" + s.ca.file + "&nodePreference=leader", ""},
+		"found by gossip too": {"tlsCAFile=" + s.ca.File + "&nodePreference=leader", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			host := s.address
 			if strings.HasPrefix(name, "found by gossip") {
 				host += "," + s.address
 			}
-			client := connect(t, fmt.Sprintf("esdb://admin:admin@%s?%s&maxDiscoverAttempts=1", host, c.query))
+			client := servetest.Connect(t, fmt.Sprintf("esdb://admin:admin@%s?%s&maxDiscoverAttempts=1", host, c.query))
 			_, err := client.AppendToStream(ctx, "$s", esdb.AppendToStreamOptions{}, event())
 			switch {
 			case c.want == "" && err != nil, c.want != "" && err == nil:

@@ -22,6 +22,7 @@ import (
 	"github.com/shiplog/shiplog/eventstore"
 	"github.com/shiplog/shiplog/eventstore/embedded"
 	"github.com/shiplog/shiplog/eventstore/protocol/users"
+	"github.com/shiplog/shiplog/internal/servetest"
 	"github.com/shiplog/shiplog/ops/datadir"
 	"github.com/shiplog/shiplog/ops/pki"
 )
@@ -33,21 +34,6 @@ func certificates(t *testing.T) *pki.PKI {
 		t.Fatal(err)
 	}
 	return p
-}
-
-func client(t *testing.T, connection string) *esdb.Client {
-	t.Helper()
-	config, err := esdb.ParseConnectionString(connection)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.Logger = esdb.NoopLogging()
-	c, err := esdb.NewClient(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.Close() })
-	return c
 }
 
 func write(ctx context.Context, c *esdb.Client, stream string) esdb.ErrorCode {
@@ -144,11 +130,11 @@ func TestStoreIsServed(t *testing.T) {
 		return fmt.Sprintf("esdb://%s@%s?tlsCAFile=%s&maxDiscoverAttempts=1", user, address, p.Path(pki.CACert))
 	}
 	for user, want := range map[string]esdb.ErrorCode{"admin:admin": -1, "ann:ann": esdb.ErrorCodeAccessDenied, "ann:x": esdb.ErrorCodeUnauthenticated} {
-		if got := write(ctx, client(t, connection(user)), "$s"); got != want {
+		if got := write(ctx, servetest.Connect(t, connection(user)), "$s"); got != want {
 			t.Errorf("%s: got %d, want %d", user, got, want)
 		}
 	}
-	sub, err := client(t, connection("admin:admin")).SubscribeToAll(ctx, esdb.SubscribeToAllOptions{From: esdb.Start{}})
+	sub, err := servetest.Connect(t, connection("admin:admin")).SubscribeToAll(ctx, esdb.SubscribeToAllOptions{From: esdb.Start{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +208,7 @@ func TestClusterServesItsLog(t *testing.T) {
 			t.Error("the password changed")
 		}
 		before = string(connection)
-		c := client(t, strings.TrimSpace(before))
+		c := servetest.Connect(t, strings.TrimSpace(before))
 		read, err := c.ReadAll(ctx, esdb.ReadAllOptions{From: esdb.Start{}}, 1)
 		if err != nil {
 			t.Fatal(err)
@@ -236,7 +222,7 @@ func TestClusterServesItsLog(t *testing.T) {
 				t.Errorf("%s: writing to %s got %d, want %d", when, stream, got, want)
 			}
 		}
-		nobody := client(t, fmt.Sprintf("esdb://%s?tlsCAFile=%s&maxDiscoverAttempts=1", cp.StoreListen, cp.pki.Path(pki.CACert)))
+		nobody := servetest.Connect(t, fmt.Sprintf("esdb://%s?tlsCAFile=%s&maxDiscoverAttempts=1", cp.StoreListen, cp.pki.Path(pki.CACert)))
 		if got := write(ctx, nobody, "app-1"); got != esdb.ErrorCodeUnauthenticated {
 			t.Errorf("%s: nobody got %d", when, got)
 		}
