@@ -29,7 +29,7 @@ func (e *noModelsError) Error() string {
 
 func (e *noModelsError) Unwrap() []error { return []error{projections.ErrUnavailable, e.why} }
 
-var errPostgresStarting = errors.New("Postgres has not started yet, the log of the cluster says what it does")
+var errPostgresStarting = errors.New("no Postgres has started yet, the log of the cluster says what it does")
 
 // pgServer is a Postgres of the cluster's own.
 type pgServer interface {
