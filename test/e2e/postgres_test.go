@@ -1,11 +1,14 @@
 package e2e
 
 import (
+	"bufio"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/shiplog/shiplog/test/harness"
@@ -58,4 +61,48 @@ func TestWithoutPostgres(t *testing.T) {
 	if got := c.Kubectl("get", "configmap", "kept", "-o", "jsonpath={.data.n}"); got != "1" {
 		t.Errorf("the ConfigMap holds %q", got)
 	}
+}
+
+// A machine on which no Postgres is installed runs a cluster too, and who asks for the past is told what to install.
+func TestPostgresIsNotInstalled(t *testing.T) {
+	t.Parallel()
+	harness.NeedRoot(t)
+	dir := harness.TempDir(t)
+	// The same machine without the package: its directory is covered up in a mount namespace of the command's own.
+	cmd := exec.Command("unshare", "--mount", "sh", "-c", `mount -t tmpfs none /usr/lib/postgresql && exec "$0" "$@"`,
+		harness.Binary(t), "up", "--no-node", "--data-dir", dir, "--listen", "127.0.0.1:0", "--graphql", "127.0.0.1:0")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("stopping: %v", err)
+		}
+	})
+	ready := false
+	for lines := bufio.NewScanner(out); !ready && lines.Scan(); {
+		ready = strings.HasPrefix(lines.Text(), "ready ")
+	}
+	if !ready {
+		t.Fatal("it ended before it was ready")
+	}
+	shiplog := func(args ...string) string {
+		said, _ := exec.Command(harness.Binary(t), append(args, "--data-dir", dir)...).CombinedOutput()
+		return string(said)
+	}
+	if said := shiplog("kubectl", "create", "configmap", "kept"); !strings.Contains(said, "configmap/kept created") {
+		t.Errorf("kubectl: %s", said)
+	}
+	harness.Eventually(t, soon, "history to say what to install", func() error {
+		if said := shiplog("history", "configmap/kept"); !strings.Contains(said, "apt-get install postgresql") {
+			return fmt.Errorf("it says %s", said)
+		}
+		return nil
+	})
 }

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,7 +40,6 @@ func TestStartRefusals(t *testing.T) {
 
 	for name, tc := range map[string]struct {
 		args []string
-		wrap []string
 		want []string
 	}{
 		"a port in use": {
@@ -63,16 +61,9 @@ func TestStartRefusals(t *testing.T) {
 		"an event store that is none": {
 			args: []string{"--data-dir", t.TempDir(), "--eventstore", "http://127.0.0.1:1"}, want: []string{"--eventstore", "esdb://"},
 		},
-		"no Postgres installed": {
-			args: []string{"--data-dir", t.TempDir(), "--listen", "127.0.0.1:0"}, want: []string{"Postgres", "apt-get install postgresql"},
-			// The same machine without the package: its directory is covered up in a mount namespace of the command's own.
-			wrap: []string{"unshare", "--mount", "sh", "-c", `mount -t tmpfs none /usr/lib/postgresql && exec "$0" "$@"`},
-		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			args := append(slices.Clone(tc.wrap), harness.Binary(t), "up", "--no-node", "--graphql", "127.0.0.1:0")
-			args = append(args, tc.args...)
-			cmd := exec.Command(args[0], args[1:]...)
+			cmd := exec.Command(harness.Binary(t), append([]string{"up", "--no-node", "--graphql", "127.0.0.1:0"}, tc.args...)...)
 			out, err := cmd.CombinedOutput()
 			if err == nil {
 				t.Fatalf("it started and ended without an error:\n%s", out)
