@@ -12,6 +12,7 @@ import (
 	"github.com/EventStore/EventStore-Client-Go/v4/esdb"
 	"github.com/google/uuid"
 
+	"github.com/shiplog/shiplog/internal/servetest"
 	"github.com/shiplog/shiplog/test/harness"
 )
 
@@ -35,17 +36,7 @@ func TestServedLog(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		config, err := esdb.ParseConnectionString(strings.TrimSpace(string(connection)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		config.Logger = esdb.NoopLogging()
-		client, err := esdb.NewClient(config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = client.Close() })
-		return client
+		return servetest.Connect(t, strings.TrimSpace(string(connection)))
 	}
 	client := connect()
 	settings := esdb.SubscriptionSettingsDefault()
