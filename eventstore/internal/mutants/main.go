@@ -106,7 +106,7 @@ func (m mutation) try(ctx context.Context, root, dir string) error {
 	if err := errors.Join(err, os.WriteFile(file, []byte(broken), 0o600), os.WriteFile(overlay, replace, 0o600)); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "go", "test", "-overlay", overlay, "-count", "1", "-timeout", "5m",
+	cmd := exec.CommandContext(ctx, "go", "test", "-overlay", overlay, "-count", "1", "-timeout", "1m",
 		"-run", m.pattern(), m.pkg)
 	cmd.Dir = root
 	out, err := cmd.CombinedOutput()
