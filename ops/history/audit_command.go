@@ -72,7 +72,7 @@ nothing the last 100,000 are kept; changes are kept for ever.`,
 	cmd.Flags().Lookup("namespace").Usage = "only this namespace"
 	cmd.Flags().Lookup("namespace").DefValue = ""
 	cmd.Flags().Lookup("output").Usage = "output format: table, json, yaml, or audit (audit.k8s.io/v1, an event a line)"
-	cmd.Flags().StringVar(&q.User, "user", "", "only what this user asked for")
+	cmd.Flags().StringVar(&q.User, "user", "", "only what this user asked for, or somebody in their name, or they in another's")
 	cmd.Flags().BoolVar(&q.People, "people", false, "not what the cluster's own components asked for")
 	cmd.Flags().BoolVar(&q.Refused, "refused", false, "only what was refused or failed")
 	cmd.Flags().StringSliceVar(&q.Verbs, "verb", nil, "only these verbs, as in create,delete")
