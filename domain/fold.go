@@ -55,7 +55,7 @@ func (s State) Apply(e Event) (State, error) {
 }
 
 func (s State) apply(e Event) (State, error) {
-	next, patched, err := s.advance(e)
+	next, patched, err := s.advance(&e)
 	if err == nil && patched {
 		next.JSON, err = Patch(s.JSON, e.Change)
 	}
@@ -66,7 +66,7 @@ func (s State) apply(e Event) (State, error) {
 }
 
 // advance returns the state after an event but for its JSON, when that is what the event's delta makes of it (patched).
-func (s State) advance(e Event) (next State, patched bool, err error) {
+func (s State) advance(e *Event) (next State, patched bool, err error) {
 	if s.Seen && e.Revision <= s.Revision {
 		return s, false, fmt.Errorf("%w: the stream is at revision %d", ErrOutOfOrder, s.Revision)
 	}
@@ -100,7 +100,7 @@ func (s State) advance(e Event) (next State, patched bool, err error) {
 }
 
 // fits says whether an event can have been made against this state.
-func (s State) fits(e Event) error {
+func (s State) fits(e *Event) error {
 	contiguous := s.Seen && e.Revision == s.Revision+1
 	// The beginning of a bounded stream may be gone: a whole object, or a deletion that says nothing else, needs no base.
 	baseless := isWhole(e.Change) || len(e.Change) == 0 && e.Op == Deleted

@@ -48,10 +48,8 @@ type change struct {
 }
 
 // changes reads the members of an object's delta in the order of their keys.
-func changes(delta []byte) ([]change, error) { return appendChanges(nil, delta) }
-
-func appendChanges(out []change, delta []byte) ([]change, error) {
-	from := len(out)
+func changes(delta []byte) ([]change, error) {
+	var out []change
 	s := scanObject(delta)
 	for {
 		k, v, ok := s.next()
@@ -64,12 +62,12 @@ func appendChanges(out []change, delta []byte) ([]change, error) {
 		}
 		out = append(out, c)
 	}
-	if s.bad || len(out) == from {
-		return out, fmt.Errorf("%w: members with a sign expected, got %s", ErrBadDelta, sortOf(delta))
+	if s.bad || len(out) == 0 {
+		return nil, fmt.Errorf("%w: members with a sign expected, got %s", ErrBadDelta, sortOf(delta))
 	}
 	byKey := func(a, b change) int { return bytes.Compare(a.key, b.key) }
-	if !slices.IsSortedFunc(out[from:], byKey) {
-		slices.SortFunc(out[from:], byKey)
+	if !slices.IsSortedFunc(out, byKey) {
+		slices.SortFunc(out, byKey)
 	}
 	return out, nil
 }

@@ -19,19 +19,41 @@ func NewReplay(s State) Replay { return Replay{state: s} }
 // Apply goes on by one event. An error is the *FoldError of State.Apply. The replay stands where it was then, but when the event's
 // delta did not apply the object's JSON is that of some moment before: see Spoil.
 func (r *Replay) Apply(e Event) error {
+	if err := r.apply(&e, (*Draft).Patch); err != nil {
+		return &FoldError{Event: e, Err: err}
+	}
+	return nil
+}
+
+// Step is Apply for what nearly all of a log consists of: a record, as it was read, of a change of the object that those before have
+// changed. ok is false when the record is something else: nothing was done then, and it has to be read by other means.
+func (r *Replay) Step(record Record, known *Known) (ok bool, err error) {
+	change, ok := known.changeIn(record)
+	if !ok {
+		return false, nil
+	}
+	e := Event{Type: record.Type, Ref: known.Ref, Op: Changed, Change: change, Position: record.Position, Revision: record.Revision, Version: SchemaVersion}
+	if err := r.apply(&e, (*Draft).patchAhead); err != nil {
+		e.Change = nil
+		return true, &FoldError{Event: e, Err: err}
+	}
+	return true, nil
+}
+
+func (r *Replay) apply(e *Event, patch func(d *Draft, delta []byte) error) error {
 	next, patched, err := r.state.advance(e)
 	if err == nil && patched && len(e.Change) > 0 {
 		if r.draft == nil {
 			r.draft = NewDraft(r.state.JSON)
 		}
-		if err = r.draft.Patch(e.Change); err != nil {
+		if err = patch(r.draft, e.Change); err != nil {
 			r.draft = nil
 		} else if next.JSON == nil {
 			next.JSON = r.draft.JSON()
 		}
 	}
 	if err != nil {
-		return &FoldError{Event: e, Err: err}
+		return err
 	}
 	if e.Op == Created {
 		next.JSON, r.draft = bytes.Clone(e.Change), nil // it is part of the record, and that perhaps of something bigger
@@ -58,71 +80,3 @@ func (r *Replay) Exists() bool { return r.state.Exists }
 
 // UID is that of the object's last incarnation.
 func (r *Replay) UID() types.UID { return r.state.UID }
-
-// currentVersion is how the metadata of an event of this schema ends, if nothing is special about it: see MarshalEvent.
-const currentVersion = `"` + wireVersion + `":1}`
-
-// Whoever raises SchemaVersion finds the constant above: this does not compile then.
-var _ = [1]struct{}{}[SchemaVersion-1]
-
-// Step reads of a record only what a fold needs of an event: Ref, Op, Change, Position and Revision. What is equal in known, the
-// reference that the event before had, shares its memory. ok is false when the record has to be read whole, by UnmarshalEvent, which
-// says what is special about it.
-func (r Record) Step(known Ref) (e Event, ok bool) {
-	if !bytes.HasSuffix(r.Metadata, []byte(currentVersion)) {
-		return Event{}, false
-	}
-	e = Event{Type: r.Type, Position: r.Position, Revision: r.Revision, Version: SchemaVersion}
-	s := scanObject(r.Data)
-	for {
-		k, v, more := s.next()
-		if !more {
-			break
-		}
-		switch string(k) {
-		case wireRef:
-			if e.Ref, ok = stepRef(v, known); !ok {
-				return Event{}, false
-			}
-		case wireOp:
-			w := wireReader{}
-			if e.Op = Op(w.word(v)); w.err != nil {
-				return Event{}, false
-			}
-		case wireChange:
-			e.Change = v
-		}
-	}
-	return e, !s.bad && e.Ref.Resource != "" && e.Ref.Name != ""
-}
-
-func stepRef(data []byte, known Ref) (Ref, bool) {
-	var r Ref
-	w := wireReader{}
-	same := func(v []byte, text string) string {
-		if len(v) == len(text)+2 && string(v[1:len(v)-1]) == text {
-			return text
-		}
-		return w.text(v)
-	}
-	s := scanObject(data)
-	for {
-		k, v, more := s.next()
-		if !more {
-			break
-		}
-		switch string(k) {
-		case wireGroup:
-			r.Group = same(v, known.Group)
-		case wireResource:
-			r.Resource = same(v, known.Resource)
-		case wireNamespace:
-			r.Namespace = same(v, known.Namespace)
-		case wireName:
-			r.Name = same(v, known.Name)
-		case wireUID:
-			r.UID = types.UID(same(v, string(known.UID)))
-		}
-	}
-	return r, !s.bad && w.err == nil
-}

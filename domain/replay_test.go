@@ -25,26 +25,36 @@ func TestReplayIsTheFold(t *testing.T) {
 				ask := rapid.SliceOfN(rapid.Bool(), len(events), len(events)).Draw(t, "ask")
 				var s State
 				var r Replay
-				var known Ref
+				var known Known
 				for i, e := range events {
 					data, metadata, err := MarshalEvent(e)
 					if err != nil {
 						t.Fatal(err)
 					}
-					step, ok := Record{Type: e.Type, Data: data, Metadata: metadata, Position: e.Position, Revision: e.Revision}.Step(known)
+					record := Record{Type: e.Type, Data: data, Metadata: metadata, Position: e.Position, Revision: e.Revision}
+					brief, ok := record.Brief()
 					if !ok {
 						t.Fatalf("event %d has to be read whole", i)
 					}
-					known = step.Ref
 					want := Event{Type: e.Type, Ref: e.Ref, Op: e.Op, Change: e.Change, Position: e.Position, Revision: e.Revision, Version: e.Version}
-					if !reflect.DeepEqual(step, want) {
-						t.Fatalf("event %d:\n got %+v\nwant %+v", i, step, want)
+					if !reflect.DeepEqual(brief, want) {
+						t.Fatalf("event %d:\n got %+v\nwant %+v", i, brief, want)
 					}
 					if s, err = s.Apply(e); err != nil {
 						t.Fatal(err)
 					}
-					if err := r.Apply(step); err != nil {
+					stepped, err := r.Step(record, &known)
+					if err != nil {
 						t.Fatal(err)
+					}
+					if expected := e.Op == Changed && e.Ref == known.Ref && len(e.Change) > 0; stepped != expected {
+						t.Fatalf("event %d, after one of %v: stepped over: %v", i, known.Ref, stepped)
+					}
+					if !stepped {
+						if err := r.Apply(brief); err != nil {
+							t.Fatal(err)
+						}
+						known = Known{Ref: e.Ref}
 					}
 					clear(data) // a replay keeps nothing of a record
 					if r.Exists() != s.Exists {
@@ -98,7 +108,7 @@ func TestDraftRefuses(t *testing.T) {
 	}
 }
 
-func TestStepLeavesWhatIsSpecial(t *testing.T) {
+func TestBriefLeavesWhatIsSpecial(t *testing.T) {
 	if want := `"version":` + strconv.Itoa(SchemaVersion) + `}`; currentVersion != want {
 		t.Fatalf("the metadata of this schema's events ends in %s: change currentVersion", want)
 	}
@@ -119,8 +129,44 @@ func TestStepLeavesWhatIsSpecial(t *testing.T) {
 		"data that is none": {Data: []byte(`[1]`), Metadata: metadata},
 		"no reference":      {Data: []byte(`{"op":"changed"}`), Metadata: metadata},
 	} {
-		if e, ok := r.Step(Ref{}); ok {
+		if e, ok := r.Brief(); ok {
 			t.Errorf("%s: read as %+v", name, e)
+		}
+	}
+}
+
+// TestStepReadsWhatFollowsTheChange: what a record says behind the change is nothing to a fold, as long as it is JSON.
+func TestStepReadsWhatFollowsTheChange(t *testing.T) {
+	base := Event{Type: "PodBound", Ref: Ref{Resource: "pods", Name: "a"}, Op: Created, Change: []byte(`{"a":1}`)}
+	change := Event{Type: "PodBound", Ref: base.Ref, Op: Changed, Change: []byte(`{"=a":2}`), Revision: 1, Position: 1}
+	data, metadata, err := MarshalEvent(change)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for tail, good := range map[string]bool{
+		`}`: true, `,"evidence":{"a":[1,"}"]}}`: true, `,"a":1,"b":"c"}`: true,
+		``: false, `}}`: false, `,`: false, `,}`: false, `,"a"}`: false, `,"a":}`: false, `,"a":1`: false, `,"a":1}x`: false, `]`: false, `} `: false,
+	} {
+		for _, whole := range []bool{false, true} {
+			var r Replay
+			if err := r.Apply(base); err != nil {
+				t.Fatal(err)
+			}
+			record := Record{Type: change.Type, Data: append(data[:len(data)-1:len(data)-1], tail...), Metadata: metadata, Position: 1, Revision: 1}
+			ok, err := true, error(nil)
+			if !whole {
+				ok, err = r.Step(record, &Known{Ref: base.Ref})
+			} else if e, briefly := record.Brief(); briefly { // which must be of the same opinion
+				err = r.Apply(e)
+			} else {
+				err = ErrBadJSON
+			}
+			if !ok || (err == nil) != good {
+				t.Errorf("%q, read whole %v: got %v, %v", tail, whole, ok, err)
+			}
+			if got := string(r.State().JSON); good && got != `{"a":2}` {
+				t.Errorf("%q, read whole %v: got %s", tail, whole, got)
+			}
 		}
 	}
 }

@@ -57,15 +57,7 @@ func MarshalEvent(e Event) (data, metadata []byte, err error) {
 		}
 	}
 	d := wireWriter{out: make([]byte, 0, 192+len(e.Change)+len(evidence))}
-	d.open("")
-	d.open(wireRef)
-	d.text(wireGroup, e.Ref.Group)
-	d.text(wireResource, e.Ref.Resource)
-	d.text(wireNamespace, e.Ref.Namespace)
-	d.text(wireName, e.Ref.Name)
-	d.text(wireUID, string(e.Ref.UID))
-	d.close()
-	d.text(wireOp, string(e.Op))
+	d.head(e)
 	d.raw(wireChange, e.Change)
 	d.raw(wireEvidence, evidence)
 	d.close()
@@ -107,6 +99,19 @@ func MarshalEvent(e Event) (data, metadata []byte, err error) {
 
 // wireWriter writes objects; members without a value are left out.
 type wireWriter struct{ out []byte }
+
+// head writes the data of an event as far as it says what was done to which object.
+func (w *wireWriter) head(e Event) {
+	w.open("")
+	w.open(wireRef)
+	w.text(wireGroup, e.Ref.Group)
+	w.text(wireResource, e.Ref.Resource)
+	w.text(wireNamespace, e.Ref.Namespace)
+	w.text(wireName, e.Ref.Name)
+	w.text(wireUID, string(e.Ref.UID))
+	w.close()
+	w.text(wireOp, string(e.Op))
+}
 
 func (w *wireWriter) key(name string) {
 	if w.out[len(w.out)-1] != '{' {
@@ -246,7 +251,7 @@ func (w *wireReader) object(data []byte, member func(key string, value []byte)) 
 		}
 		member(string(k), v)
 	}
-	if s.bad {
+	if s.bad || s.i != len(data)-1 {
 		w.check(fmt.Errorf("%w: an object expected, got %s", ErrBadJSON, sortOf(data)))
 	}
 }

@@ -109,6 +109,9 @@ type ReadAll struct {
 	FromEnd bool
 	Limit   int // 0: no limit; counts the events that the filter admits
 	Filter  Filter
+	// Lend says that whoever reads is done with an event's data and metadata, or has copied them, when asking for the next event: the log
+	// may then put others in that memory.
+	Lend bool
 }
 
 // Filter admits an event when it meets both lists; an empty list admits everything. System events (whose stream's name or whose

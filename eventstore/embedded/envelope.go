@@ -215,15 +215,21 @@ func (e *envelope) openBody1(body []byte) bool {
 
 // recorded makes an event that does not depend on the value.
 func (e *envelope) recorded(stream, typ string, position eventstore.Position) eventstore.Recorded {
-	split := len(e.metadata)
-	memory := make([]byte, split+len(e.payload)) // for both
-	copy(memory[copy(memory, e.metadata):], e.payload)
+	r, _ := e.appendTo(make([]byte, 0, len(e.metadata)+len(e.payload)), stream, typ, position)
+	return r
+}
+
+// appendTo makes an event whose metadata and data are appended to memory.
+func (e *envelope) appendTo(memory []byte, stream, typ string, position eventstore.Position) (eventstore.Recorded, []byte) {
+	start := len(memory)
+	memory = append(append(memory, e.metadata...), e.payload...)
+	split, end := start+len(e.metadata), len(memory)
 	return eventstore.Recorded{
 		Proposed: eventstore.Proposed{
-			ID: e.id, Type: typ, ContentType: e.contentTypeString(), Metadata: memory[:split:split], Data: memory[split:],
+			ID: e.id, Type: typ, ContentType: e.contentTypeString(), Metadata: memory[start:split:split], Data: memory[split:end:end],
 		},
 		Stream: stream, Revision: e.revision, Position: position, Created: timeOf(e.ticks),
-	}
+	}, memory
 }
 
 func corruptEvent(position eventstore.Position, cause error) error {

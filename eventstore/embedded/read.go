@@ -29,6 +29,9 @@ type scan struct {
 	name string
 	// where a go puts its events, if whoever reads is done with those of the go before
 	room []eventstore.Recorded
+	// and, if the reader only borrows them, their data and metadata
+	lend   bool
+	memory []byte
 }
 
 func (l *Log) newScan(filter eventstore.Filter) *scan {
@@ -67,7 +70,11 @@ func (s *scan) record(value []byte, position eventstore.Position, as *stream) (e
 	if !ok {
 		return event, false, nil
 	}
-	return e.recorded(s.name, typ, position), true, nil
+	if !s.lend {
+		return e.recorded(s.name, typ, position), true, nil
+	}
+	event, s.memory = e.appendTo(s.memory, s.name, typ, position)
+	return event, true, nil
 }
 
 // visible says whether an event has not expired by now.
@@ -157,10 +164,12 @@ func (l *Log) ReadAll(ctx context.Context, opts eventstore.ReadAll) iter.Seq2[ev
 			from = head + 1
 		}
 		s := l.newScan(opts.Filter)
+		s.lend = opts.Lend
 		chunks(ctx, opts.Limit, yield, fmt.Sprintf("reading from position %d", from), func(at uint64, begun bool, limit int) (chunk, error) {
 			if !begun {
 				at = uint64(from)
 			}
+			s.memory = s.memory[:0]
 			c, err := s.all(eventstore.Position(at), opts.Direction, head, limit)
 			s.room = c.events[:0]
 			return c, err

@@ -20,22 +20,24 @@ type fold struct {
 
 // folded is what the events of one stream have led to.
 type folded struct {
-	ref    domain.Ref
+	known  domain.Known
 	replay domain.Replay
 	err    error // the events do not fold
 }
+
+func (o *folded) ref() domain.Ref { return o.known.Ref }
 
 func newFold(base func(stream string) *folded) *fold {
 	return &fold{objects: map[string]*folded{}, base: base}
 }
 
-// of returns what is known of a stream's object, nil when it is not there.
-func (f *fold) of(stream string) *folded {
-	o, known := f.objects[stream]
-	if !known && f.base != nil {
+// of returns what is known of a stream's object, nil when it is not there; mine says that it is among f.objects.
+func (f *fold) of(stream string) (o *folded, mine bool) {
+	o, mine = f.objects[stream]
+	if !mine && f.base != nil {
 		o = f.base(stream)
 	}
-	return o
+	return o, mine
 }
 
 // gone takes note that a stream's object is not there.
@@ -48,22 +50,33 @@ func (f *fold) gone(stream string) {
 }
 
 // take folds one record. An error says that it was written by a newer build.
-func (f *fold) take(r eventstore.Recorded) error {
-	o := f.of(r.Stream)
+func (f *fold) take(r *eventstore.Recorded) error {
+	o, mine := f.of(r.Stream)
+	record := domain.Record{Type: r.Type, Data: r.Data, Metadata: r.Metadata, Position: uint64(r.Position), Revision: r.Revision}
 	if o != nil {
-		record := domain.Record{Type: r.Type, Data: r.Data, Metadata: r.Metadata, Position: uint64(r.Position), Revision: r.Revision}
-		if e, ok := record.Step(o.ref); ok && (e.Ref == o.ref || projections.Concerns(r, e)) {
-			f.apply(r.Stream, o, e)
+		if ok, err := o.replay.Step(record, &o.known); ok {
+			if o.err = err; err != nil {
+				o.replay.Spoil(record.Position, record.Revision)
+			}
+			if !mine {
+				f.objects[r.Stream] = o
+			}
 			return nil
 		}
 	}
-	e, ok, err := projections.EventOf(r)
+	if e, ok := record.Brief(); ok {
+		if projections.Concerns(*r, e) {
+			f.apply(r.Stream, o, e)
+		}
+		return nil
+	}
+	e, ok, err := projections.EventOf(*r)
 	switch {
 	case errors.Is(err, domain.ErrNewer):
 		return err
 	case err != nil:
-		f.spoil(r, err)
-	case ok && projections.Concerns(r, e):
+		f.spoil(*r, o, err)
+	case ok && projections.Concerns(*r, e):
 		f.apply(r.Stream, o, e)
 	}
 	return nil
@@ -82,30 +95,31 @@ func (f *fold) apply(stream string, o *folded, e domain.Event) {
 	case err != nil && e.Op == domain.Created && len(e.Change) > 0 && e.Change[0] == '{': // whole, whatever was there before
 		o.replay = domain.Replay{}
 		err = o.replay.Apply(e)
-	case err != nil:
-		// Nothing but what needs no base applies from here on.
+	case err != nil: // nothing but what needs no base applies from here on
 		o.replay.Spoil(e.Position, e.Revision)
 	case e.Op == "":
 		err = o.err
 	}
-	known := o.ref.UID
-	if o.ref, o.err = e.Ref, err; err == nil {
-		o.ref.UID = o.replay.UID()
-	} else if o.ref.UID == "" {
-		o.ref.UID = known
+	ref := e.Ref
+	if err == nil {
+		ref.UID = o.replay.UID()
+	} else if ref.UID == "" {
+		ref.UID = o.ref().UID
+	}
+	if o.err = err; ref != o.ref() {
+		o.known = domain.Known{Ref: ref}
 	}
 	f.objects[stream] = o
 }
 
-// spoil takes note of a damaged record: its object cannot be read from here on.
-func (f *fold) spoil(r eventstore.Recorded, cause error) {
+// spoil takes note of a damaged record: its object, nil when it is not there, cannot be read from here on.
+func (f *fold) spoil(r eventstore.Recorded, o *folded, cause error) {
 	ref, ok := domain.ParseStream(r.Stream)
 	if !ok {
 		return
 	}
-	o := f.of(r.Stream)
 	if o == nil {
-		o = &folded{ref: ref}
+		o = &folded{known: domain.Known{Ref: ref}}
 	}
 	o.err = cause
 	o.replay.Spoil(uint64(r.Position), r.Revision)
@@ -114,10 +128,10 @@ func (f *fold) spoil(r eventstore.Recorded, cause error) {
 
 func (o *folded) object(kinds *domain.Set) *projections.Object {
 	state := o.replay.State()
-	p := projections.Object{Ref: o.ref, Position: state.Position, Revision: state.Revision, JSON: state.JSON}
+	p := projections.Object{Ref: o.ref(), Position: state.Position, Revision: state.Revision, JSON: state.JSON}
 	if o.err != nil {
-		p.Kind = memory.KindOf(kinds, o.ref, state.JSON)
-		return memory.Broken(p, fmt.Errorf("reading %s: %w", o.ref, o.err))
+		p.Kind = memory.KindOf(kinds, o.ref(), state.JSON)
+		return memory.Broken(p, fmt.Errorf("reading %s: %w", o.ref(), o.err))
 	}
 	return memory.Decoded(kinds, p)
 }

@@ -19,8 +19,8 @@ import (
 // some of the streams, while one reads on.
 const (
 	maxFolds      = 8 // one reader does not feed more
-	recordsAtOnce = 128
-	batchesAhead  = 4
+	recordsAtOnce = 512
+	batchesAhead  = 8
 )
 
 // folding is the fold of a log up to a position.
@@ -35,7 +35,7 @@ type folding struct {
 // newFolding begins before the first event, or with the objects that base knows (see fold).
 func newFolding(kinds *domain.Set, base func(stream string) *folded) *folding {
 	f := &folding{kinds: kinds, seed: maphash.MakeSeed()}
-	for range min(runtime.GOMAXPROCS(0), maxFolds) {
+	for range min(max(1, runtime.GOMAXPROCS(0)-1), maxFolds) {
 		f.folds = append(f.folds, newFold(base))
 	}
 	return f
@@ -56,7 +56,7 @@ func (f *folding) advance(ctx context.Context, log eventstore.Log, to uint64) er
 	for i := range workers {
 		workers[i] = worker{
 			fold: f.folds[i], stop: &stop,
-			batches: make(chan []eventstore.Recorded, batchesAhead), done: make(chan []eventstore.Recorded, batchesAhead+2),
+			batches: make(chan batch, batchesAhead), done: make(chan batch, batchesAhead+2),
 		}
 		working.Go(workers[i].work)
 	}
@@ -85,59 +85,81 @@ func (f *folding) advance(ctx context.Context, log eventstore.Log, to uint64) er
 
 // distribute reads the records up to a position and gives each to the worker of its stream, until one says stop.
 func (f *folding) distribute(ctx context.Context, log eventstore.Log, to uint64, workers []worker, stop *atomic.Bool) error {
-	for r, err := range log.ReadAll(ctx, eventstore.ReadAll{From: eventstore.Position(f.position) + 1}) {
+	for r, err := range log.ReadAll(ctx, eventstore.ReadAll{From: eventstore.Position(f.position) + 1, Lend: true}) {
 		if err != nil {
 			return err
 		}
 		if uint64(r.Position) > to || stop.Load() {
 			break
 		}
-		w := &workers[maphash.String(f.seed, r.Stream)%uint64(len(workers))]
-		if w.collected = append(w.collected, r); len(w.collected) == recordsAtOnce {
-			w.flush()
+		w := &workers[0]
+		if len(workers) > 1 {
+			w = &workers[maphash.String(f.seed, r.Stream)%uint64(len(workers))]
 		}
+		w.collect(r)
 		f.position = uint64(r.Position)
 		f.events++
 	}
 	return nil
 }
 
+// batch is some records, with their data and metadata in memory of its own, which is used again when they are folded: a log is so
+// much bigger than what becomes of it that nothing else would be as slow as new memory for all of it.
+type batch struct {
+	records []eventstore.Recorded
+	memory  []byte
+}
+
+func (b *batch) add(r eventstore.Recorded) {
+	start := len(b.memory)
+	b.memory = append(append(b.memory, r.Metadata...), r.Data...) // should it move, the records before keep the old memory
+	split, end := start+len(r.Metadata), len(b.memory)
+	r.Metadata, r.Data = b.memory[start:split:split], b.memory[split:end:end]
+	b.records = append(b.records, r)
+}
+
 // worker folds the records of its streams.
 type worker struct {
 	fold      *fold
-	collected []eventstore.Recorded // by the reader, for the next batch
-	batches   chan []eventstore.Recorded
-	done      chan []eventstore.Recorded // batches to be filled again
-	stop      *atomic.Bool               // set by the worker that fails
+	collected batch // by the reader, for the next
+	batches   chan batch
+	done      chan batch   // to be filled again
+	stop      *atomic.Bool // set by the worker that fails
 
 	err      error
 	failedAt eventstore.Position
 }
 
+func (w *worker) collect(r eventstore.Recorded) {
+	if w.collected.add(r); len(w.collected.records) == recordsAtOnce {
+		w.flush()
+	}
+}
+
 func (w *worker) flush() {
-	if len(w.collected) == 0 {
+	if len(w.collected.records) == 0 {
 		return
 	}
 	w.batches <- w.collected
 	select {
 	case w.collected = <-w.done:
 	default:
-		w.collected = make([]eventstore.Recorded, 0, recordsAtOnce)
+		w.collected = batch{records: make([]eventstore.Recorded, 0, recordsAtOnce)}
 	}
 }
 
 func (w *worker) work() {
-	for batch := range w.batches {
-		for _, r := range batch {
+	for b := range w.batches {
+		for i := range b.records {
 			if w.err != nil {
 				break // and let the reader go on to see that it is over
 			}
-			if w.err = w.fold.take(r); w.err != nil {
-				w.failedAt = r.Position
+			if w.err = w.fold.take(&b.records[i]); w.err != nil {
+				w.failedAt = b.records[i].Position
 				w.stop.Store(true)
 			}
 		}
-		w.done <- batch[:0] // there are no more batches than it has room for
+		w.done <- batch{records: b.records[:0], memory: b.memory[:0]} // there are no more batches than it has room for
 	}
 }
 

@@ -137,11 +137,12 @@ func (h *History) getAt(ctx context.Context, ref domain.Ref, position uint64) (*
 			return nil, err
 		}
 		if ok {
-			f.apply(r.Stream, f.of(r.Stream), e)
+			o, _ := f.of(r.Stream)
+			f.apply(r.Stream, o, e)
 		}
 	}
 	o := f.objects[ref.Stream()]
-	there := o != nil && (ref.UID == "" || o.ref.UID == ref.UID)
+	there := o != nil && (ref.UID == "" || o.ref().UID == ref.UID)
 	switch {
 	case bounded && !there && position != uint64(head), bounded && there && o.replay.State().Position > position:
 		return nil, projections.ErrTooOld

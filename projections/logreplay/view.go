@@ -39,9 +39,9 @@ func Continue(ctx context.Context, log eventstore.Log, kinds *domain.Set, object
 	for stream, o := range f.changed() {
 		if o != nil {
 			made = append(made, o.object(kinds))
-			delete(broken, nameOf(o.ref))
+			delete(broken, nameOf(o.ref()))
 			if o.err != nil {
-				broken[nameOf(o.ref)] = struct{}{}
+				broken[nameOf(o.ref())] = struct{}{}
 			}
 		} else if ref, ok := domain.ParseStream(stream); ok {
 			objects.Delete(ref.GroupResource(), ref.Namespace, ref.Name)
@@ -62,7 +62,7 @@ func foldedOf(stream string, objects *memory.Store, broken map[domain.Ref]struct
 	if !ok {
 		return nil
 	}
-	f := &folded{ref: o.Ref, replay: domain.NewReplay(projections.StateOf(o))}
+	f := &folded{known: domain.Known{Ref: o.Ref}, replay: domain.NewReplay(projections.StateOf(o))}
 	if _, spoilt := broken[ref]; spoilt {
 		f.replay.Spoil(o.Position, o.Revision)
 		if _, f.err = o.Typed(); f.err == nil {
