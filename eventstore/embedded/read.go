@@ -27,11 +27,12 @@ type scan struct {
 	// the stream of the event before, since neighbours often share it
 	id   uint64
 	name string
-	// where a go puts its events, if whoever reads is done with those of the go before
-	room []eventstore.Recorded
-	// and, if the reader only borrows them, their data and metadata
-	lend   bool
-	memory []byte
+	// where a go puts its events, if whoever reads is done with those of the go before; and their data and metadata, if they are lent
+	lend bool
+	room struct {
+		events []eventstore.Recorded
+		memory []byte
+	}
 }
 
 func (l *Log) newScan(filter eventstore.Filter) *scan {
@@ -73,7 +74,7 @@ func (s *scan) record(value []byte, position eventstore.Position, as *stream) (e
 	if !s.lend {
 		return e.recorded(s.name, typ, position), true, nil
 	}
-	event, s.memory = e.appendTo(s.memory, s.name, typ, position)
+	event, s.room.memory = e.appendTo(s.room.memory, s.name, typ, position)
 	return event, true, nil
 }
 
@@ -111,7 +112,7 @@ func (s *scan) all(from eventstore.Position, direction eventstore.Direction, hea
 		return c, err
 	}
 	defer it.Close()
-	c.events = s.room
+	c.events = s.room.events
 	bytes, examined := 0, 0
 	for ok := first(it, direction); ok; ok = next(it, direction) {
 		if len(c.events) >= min(limit, chunkEvents) || bytes >= chunkBytes || examined >= chunkExamined {
@@ -169,9 +170,9 @@ func (l *Log) ReadAll(ctx context.Context, opts eventstore.ReadAll) iter.Seq2[ev
 			if !begun {
 				at = uint64(from)
 			}
-			s.memory = s.memory[:0]
+			s.room.memory = s.room.memory[:0]
 			c, err := s.all(eventstore.Position(at), opts.Direction, head, limit)
-			s.room = c.events[:0]
+			s.room.events = c.events[:0]
 			return c, err
 		})
 	}

@@ -153,7 +153,7 @@ func (s *streams) idOf(db database, name string) (uint64, error) {
 
 func (s *streams) nameOf(db database, id uint64) (string, error) {
 	s.mu.Lock()
-	name, ok := s.names.Get(id)
+	name, ok := s.names.Peek(id) // it never changes, and which are forgotten matters little: not worth keeping an order for
 	s.mu.Unlock()
 	if ok {
 		return name, nil

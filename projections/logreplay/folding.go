@@ -19,8 +19,9 @@ import (
 // some of the streams, while one reads on.
 const (
 	maxFolds      = 8 // one reader does not feed more
-	recordsAtOnce = 512
-	batchesAhead  = 8
+	recordsAtOnce = 128
+	bytesAtOnce   = 128 << 10
+	batchesAhead  = 4
 )
 
 // folding is the fold of a log up to a position.
@@ -55,7 +56,7 @@ func (f *folding) advance(ctx context.Context, log eventstore.Log, to uint64) er
 	var working sync.WaitGroup
 	for i := range workers {
 		workers[i] = worker{
-			fold: f.folds[i], stop: &stop,
+			fold: f.folds[i], stop: &stop, collected: newBatch(),
 			batches: make(chan batch, batchesAhead), done: make(chan batch, batchesAhead+2),
 		}
 		working.Go(workers[i].work)
@@ -104,15 +105,24 @@ func (f *folding) distribute(ctx context.Context, log eventstore.Log, to uint64,
 }
 
 // batch is some records, with their data and metadata in memory of its own, which is used again when they are folded: a log is so
-// much bigger than what becomes of it that nothing else would be as slow as new memory for all of it.
+// much bigger than what becomes of it that new memory for all of it would cost more than anything else.
 type batch struct {
 	records []eventstore.Recorded
 	memory  []byte
 }
 
+func newBatch() batch {
+	return batch{records: make([]eventstore.Recorded, 0, recordsAtOnce), memory: make([]byte, 0, bytesAtOnce)}
+}
+
+// holds says whether there is room for one more record. A batch that is empty takes any.
+func (b *batch) holds(r *eventstore.Recorded) bool {
+	return len(b.records) == 0 || len(b.records) < cap(b.records) && len(b.memory)+len(r.Metadata)+len(r.Data) <= cap(b.memory)
+}
+
 func (b *batch) add(r eventstore.Recorded) {
 	start := len(b.memory)
-	b.memory = append(append(b.memory, r.Metadata...), r.Data...) // should it move, the records before keep the old memory
+	b.memory = append(append(b.memory, r.Metadata...), r.Data...)
 	split, end := start+len(r.Metadata), len(b.memory)
 	r.Metadata, r.Data = b.memory[start:split:split], b.memory[split:end:end]
 	b.records = append(b.records, r)
@@ -131,9 +141,10 @@ type worker struct {
 }
 
 func (w *worker) collect(r eventstore.Recorded) {
-	if w.collected.add(r); len(w.collected.records) == recordsAtOnce {
+	if !w.collected.holds(&r) {
 		w.flush()
 	}
+	w.collected.add(r)
 }
 
 func (w *worker) flush() {
@@ -144,7 +155,7 @@ func (w *worker) flush() {
 	select {
 	case w.collected = <-w.done:
 	default:
-		w.collected = batch{records: make([]eventstore.Recorded, 0, recordsAtOnce)}
+		w.collected = newBatch()
 	}
 }
 
@@ -177,9 +188,11 @@ func (f *folding) changed() iter.Seq2[string, *folded] {
 }
 
 func (f *folding) view(position uint64) *memory.Snapshot {
-	s := memory.NewStore()
+	var objects []*projections.Object
 	for _, o := range f.changed() {
-		s.Put(o.object(f.kinds))
+		objects = append(objects, o.object(f.kinds))
 	}
+	s := memory.NewStore()
+	s.PutAll(objects)
 	return s.Snapshot(position)
 }
