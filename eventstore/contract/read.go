@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/shiplog/shiplog/eventstore"
 )
@@ -49,6 +50,36 @@ var readTests = []test{
 			t.Run(fmt.Sprintf("%+v", c.opts), func(t *testing.T) {
 				wantRevisions(t, mustCollect(t, log.ReadStream(ctx, "s", c.opts)), c.want...)
 			})
+		}
+	}},
+	{"what is lent is the reader's until the next event", func(ctx context.Context, t *testing.T, log eventstore.Log) {
+		for i := range long / 5 {
+			mustAppend(ctx, t, log, fmt.Sprintf("s-%d", i%10), eventstore.Any, events(5)...)
+		}
+		all := everything(ctx, t, log)
+		for _, direction := range []eventstore.Direction{eventstore.Forwards, eventstore.Backwards} {
+			n := 0
+			opts := eventstore.ReadAll{Direction: direction, FromEnd: direction == eventstore.Backwards, Filter: eventstore.Filter{System: true}, Lend: true}
+			for e, err := range log.ReadAll(ctx, opts) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := all[n]
+				if direction == eventstore.Backwards {
+					want = all[len(all)-1-n]
+				}
+				if diff := cmp.Diff(want, e, cmpopts.EquateEmpty()); diff != "" {
+					t.Fatalf("event %d, read in direction %v (-want +got):\n%s", n, direction, diff)
+				}
+				clear(e.Data) // the reader may do with it what it wants
+				n++
+			}
+			if n != len(all) {
+				t.Fatalf("read %d events in direction %v, want %d", n, direction, len(all))
+			}
+		}
+		if diff := cmp.Diff(all, everything(ctx, t, log)); diff != "" {
+			t.Fatalf("what was lent has changed the log (-before +after):\n%s", diff)
 		}
 	}},
 	{"everything is read from any position, both ways, with any limit", func(ctx context.Context, t *testing.T, log eventstore.Log) {
