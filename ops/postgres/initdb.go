@@ -91,14 +91,21 @@ func (s *Server) reinitialise() error {
 	if err := s.initialise(ctx); err != nil {
 		return err
 	}
-	go func() { // once it runs
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if err := s.waitReady(ctx); err != nil {
-			s.log.Error("making the database anew", "error", err)
-		}
-	}()
+	go s.makeDatabase()
 	return nil
+}
+
+// makeDatabase makes the database in a server that has none, as soon as it runs.
+func (s *Server) makeDatabase() {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for s.ensureDatabase(context.Background()) != nil { // it has a deadline of its own
+		select {
+		case <-s.stop:
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // stopStale ends a server that a killed parent has left behind, and removes the file by which it would bar the next one. The

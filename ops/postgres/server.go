@@ -44,6 +44,7 @@ type Server struct {
 	log                  *slog.Logger
 	lock                 *os.File
 
+	failing chan error    // why the server does not answer
 	stop    chan struct{} // closed by Stop
 	stopped chan struct{} // closed when the supervisor has ended
 	once    sync.Once
@@ -118,7 +119,7 @@ func prepare(dir string, opts Options) (*Server, error) {
 	}
 	s := &Server{
 		dir: dir, data: filepath.Join(dir, "data"), socketDir: id.runtimeDir(dir), id: id, opts: opts, log: opts.Logger,
-		stop: make(chan struct{}), stopped: make(chan struct{}),
+		failing: make(chan error, 1), stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	if s.lock, err = lockDir(dir); err != nil {
 		return nil, err
@@ -224,8 +225,8 @@ func (s *Server) waitReady(ctx context.Context) error {
 			return nil
 		}
 		select {
-		case <-s.stopped:
-			return fmt.Errorf("it ends at once: %s", s.tail.String())
+		case why := <-s.failing:
+			return why
 		case <-ctx.Done():
 			return fmt.Errorf("waiting until it answers: %w (%w); it says: %s", context.Cause(ctx), err, s.tail.String())
 		case <-tick.C:

@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -231,6 +233,78 @@ func TestADamagedDirectoryIsMadeAnew(t *testing.T) {
 	if got := mustQuery(t, ctx, s.DSN(), "SELECT 'up'"); got != "up" {
 		t.Error(got)
 	}
+}
+
+// TestStartSaysWhyTheServerEnds: nobody waits for a server that ends each time it is run.
+func TestStartSaysWhyTheServerEnds(t *testing.T) {
+	_, err := postgres.Start(testContext(t), filepath.Join(t.TempDir(), "postgres"), postgres.Options{Settings: map[string]string{"shared_buffers": "plenty"}})
+	if err == nil || errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "shared_buffers") {
+		t.Errorf("got %v, want what the server says of its setting", err)
+	}
+}
+
+// TestADirectoryThatCannotBeMadeAnewYet: what is in the way of a new directory may go, and then the server comes back.
+func TestADirectoryThatCannotBeMadeAnewYet(t *testing.T) {
+	ctx := testContext(t)
+	dir := filepath.Join(passable(t), "postgres")
+	var log syncBuffer
+	s, err := postgres.Start(ctx, dir, postgres.Options{Logger: slog.New(slog.NewTextHandler(&log, nil)), Settings: map[string]string{"fsync": "off"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
+	// A directory that is mounted cannot be removed.
+	inTheWay := filepath.Join(dir, "data.making")
+	if err := os.Mkdir(inTheWay, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", inTheWay, "tmpfs", 0, ""); err != nil {
+		t.Fatalf("this test has to be run as root: mounting: %v", err)
+	}
+	mounted := true
+	unmount := func() {
+		if mounted {
+			mounted = false
+			if err := syscall.Unmount(inTheWay, 0); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	defer unmount()
+	if err := os.RemoveAll(filepath.Join(dir, "data")); err != nil && !errors.Is(err, syscall.ENOTEMPTY) {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(s.PID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	until(t, ctx, "the directory could not be made anew twice", func() bool { return strings.Count(log.String(), "it is tried again") >= 2 })
+	unmount()
+	until(t, ctx, "the server is back", func() bool {
+		got, err := query(ctx, s.DSN(), "SELECT 'up'")
+		return err == nil && got == "up"
+	})
+}
+
+// syncBuffer is a buffer for several goroutines.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
 }
 
 func TestAnInterruptedInitialisation(t *testing.T) {

@@ -20,7 +20,8 @@ const (
 	minBackoff = 100 * time.Millisecond
 	maxBackoff = 15 * time.Second
 	healthy    = time.Minute
-	// giveUp is how often in a row, before it has ever run, the server may fail until Start says so.
+	// giveUp is after how many ends in a row the directory is made anew, if the server says that it is damaged, or else Start says why
+	// there is no server.
 	giveUp = 3
 )
 
@@ -31,7 +32,7 @@ func (s *Server) supervise() {
 	defer runtime.UnlockOSThread()
 	defer close(s.stopped)
 	defer s.clear()
-	backoff, failures, reset := minBackoff, 0, false
+	backoff, failures, anew := minBackoff, 0, false
 	for {
 		started := time.Now()
 		err := s.runOnce()
@@ -42,15 +43,18 @@ func (s *Server) supervise() {
 		}
 		ran := time.Since(started)
 		s.log.Warn("the private Postgres ended: it is started again", "error", err, "ran", ran, "says", s.tail.String())
-		if ran >= healthy {
-			backoff, failures = minBackoff, 0
-		} else if failures++; failures >= giveUp {
-			if !reset && damaged.MatchString(s.tail.String()) {
-				reset, failures = true, 0
-				if err := s.reinitialise(); err != nil {
-					s.log.Error("initialising the private Postgres anew", "error", err)
-				}
+		if failures++; ran >= healthy {
+			backoff, failures, anew = minBackoff, 0, false
+		}
+		switch {
+		case majorOfDir(s.data) == 0, failures >= giveUp && !anew && damaged.MatchString(s.tail.String()):
+			anew, failures = true, 0
+			if err := s.reinitialise(); err != nil {
+				s.log.Error("initialising the private Postgres anew: it is tried again", "error", err)
+				s.fails(err)
 			}
+		case failures >= giveUp:
+			s.fails(fmt.Errorf("it ends each time: %w: %s", err, s.tail.String()))
 		}
 		select {
 		case <-s.stop:
@@ -58,6 +62,14 @@ func (s *Server) supervise() {
 		case <-time.After(backoff):
 		}
 		backoff = min(2*backoff, maxBackoff)
+	}
+}
+
+// fails tells Start, if it waits for the server to answer, why it need not.
+func (s *Server) fails(why error) {
+	select {
+	case s.failing <- why:
+	default:
 	}
 }
 
