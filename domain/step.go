@@ -33,23 +33,14 @@ func (k *Known) changeIn(r Record) (change []byte, ok bool) {
 	return r.Data[len(k.head):], true
 }
 
-// Brief reads of a record only what a fold needs of an event: Type, Ref, Op, Change, Position and Revision. ok is false when the record
-// has to be read whole, by UnmarshalEvent, which says what is special about it.
+// Brief reads of a record only what happened to which object, which is all that a fold needs: neither who did it nor when nor why. ok is
+// false when the record has to be read whole, by UnmarshalEvent, which says what is special about it.
 func (r Record) Brief() (e Event, ok bool) {
 	if !bytes.HasSuffix(r.Metadata, []byte(currentVersion)) {
 		return Event{}, false
 	}
 	e = Event{Type: r.Type, Position: r.Position, Revision: r.Revision, Version: SchemaVersion}
 	w := wireReader{}
-	w.object(r.Data, func(key string, v []byte) {
-		switch key {
-		case wireRef:
-			w.object(v, func(key string, v []byte) { w.refField(&e.Ref, key, v) })
-		case wireOp:
-			e.Op = Op(w.word(v))
-		case wireChange:
-			e.Change = v
-		}
-	})
+	w.object(r.Data, func(key string, v []byte) { w.dataField(&e, key, v) })
 	return e, w.err == nil && e.Ref.Resource != "" && e.Ref.Name != ""
 }

@@ -185,18 +185,7 @@ func UnmarshalEvent(typ, id string, data, metadata []byte, position, revision ui
 func (r Record) event() (Event, error) {
 	e := Event{ID: r.ID, Type: r.Type, Position: r.Position, Revision: r.Revision, Time: r.Created.UTC(), Version: SchemaVersion}
 	w := wireReader{}
-	w.object(r.Data, func(key string, v []byte) {
-		switch key {
-		case wireRef:
-			w.object(v, func(key string, v []byte) { w.refField(&e.Ref, key, v) })
-		case wireOp:
-			e.Op = Op(w.word(v))
-		case wireChange:
-			e.Change = v
-		case wireEvidence:
-			e.Evidence = v
-		}
-	})
+	w.object(r.Data, func(key string, v []byte) { w.dataField(&e, key, v) })
 	w.object(r.Metadata, func(key string, v []byte) {
 		switch key {
 		case wireCorrelation:
@@ -287,6 +276,19 @@ func (w *wireReader) number(v []byte) uint64 {
 	n, err := strconv.ParseUint(string(v), 10, 64)
 	w.check(err)
 	return n
+}
+
+func (w *wireReader) dataField(e *Event, key string, v []byte) {
+	switch key {
+	case wireRef:
+		w.object(v, func(key string, v []byte) { w.refField(&e.Ref, key, v) })
+	case wireOp:
+		e.Op = Op(w.word(v))
+	case wireChange:
+		e.Change = v
+	case wireEvidence:
+		e.Evidence = v
+	}
 }
 
 func (w *wireReader) refField(r *Ref, key string, v []byte) {

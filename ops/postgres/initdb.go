@@ -99,7 +99,16 @@ func (s *Server) reinitialise() error {
 func (s *Server) makeDatabase() {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for s.ensureDatabase(context.Background()) != nil { // it has a deadline of its own
+	said := ""
+	for {
+		err := s.ensureDatabase(context.Background()) // it has a deadline of its own
+		if err == nil {
+			return
+		}
+		if err.Error() != said {
+			said = err.Error()
+			s.log.Info("waiting to make the private Postgres' database", "error", err)
+		}
 		select {
 		case <-s.stop:
 			return
