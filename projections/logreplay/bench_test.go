@@ -103,7 +103,7 @@ func benchPod(n, round int) *corev1.Pod {
 }
 
 // BenchmarkFromTheLog reads a log of 100,000 events from its beginning: the same bytes from a file, with a checksum (raw); as events
-// (read); and folded into the objects that they lead to (fold).
+// (read); folded into the objects that they lead to (fold); and these decoded and put under their indexes as well (index).
 func BenchmarkFromTheLog(b *testing.B) {
 	log := benchLog(b)
 	kinds := domain.NewSet(domain.Kinds())
@@ -136,11 +136,29 @@ func BenchmarkFromTheLog(b *testing.B) {
 		}
 		return nil
 	})
-	measure("fold", func(b *testing.B) error {
+	fold := func(b *testing.B) (*memory.Store, error) {
 		objects := memory.NewStore()
 		events, err := logreplay.Continue(b.Context(), log, kinds, objects, map[domain.Ref]struct{}{}, 0, head)
 		if err == nil && (objects.Len() != benchPods || events != head) {
 			err = fmt.Errorf("%d objects, %d events", objects.Len(), events)
+		}
+		return objects, err
+	}
+	measure("fold", func(b *testing.B) error {
+		_, err := fold(b)
+		return err
+	})
+	measure("index", func(b *testing.B) error {
+		objects, err := fold(b)
+		if err != nil {
+			return err
+		}
+		bound := 0
+		for range objects.Snapshot(head).Index(domain.Resource{Resource: "pods"}, domain.NodeIndex, "node-17") {
+			bound++
+		}
+		if bound != benchPods {
+			err = fmt.Errorf("%d pods on the node", bound)
 		}
 		return err
 	})

@@ -3,11 +3,14 @@ package memory_test
 import (
 	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 
@@ -131,27 +134,45 @@ func TestSnapshotsNeverChange(t *testing.T) {
 		var snapshots []*memory.Snapshot
 		var models []map[string]row
 		steps := rapid.IntRange(1, 80).Draw(t, "steps")
+		drawName := func() (ns, name string) {
+			return rapid.SampledFrom([]string{"a", "b"}).Draw(t, "ns"), fmt.Sprintf("p%d", rapid.IntRange(0, 40).Draw(t, "name"))
+		}
+		drawPod := func(ns, name string, position int) (*projections.Object, row) {
+			r := row{rapid.SampledFrom([]string{"", "n1", "n2"}).Draw(t, "node"), rapid.SampledFrom([]string{"", "o1", "o2"}).Draw(t, "owner")}
+			o, ok := memory.Known(projections.Object{Kind: podKind, Ref: podKind.Ref(ns, name), Position: uint64(position)}, pod(ns, name, r.node, r.owner))
+			if !ok {
+				t.Fatal("not a pod")
+			}
+			return o, r
+		}
 		for i := range steps {
-			ns, name := rapid.SampledFrom([]string{"a", "b"}).Draw(t, "ns"), fmt.Sprintf("p%d", rapid.IntRange(0, 40).Draw(t, "name"))
-			switch rapid.IntRange(0, 3).Draw(t, "op") {
-			case 0, 1:
-				r := row{rapid.SampledFrom([]string{"", "n1", "n2"}).Draw(t, "node"), rapid.SampledFrom([]string{"", "o1", "o2"}).Draw(t, "owner")}
-				o, ok := memory.Known(projections.Object{Kind: podKind, Ref: podKind.Ref(ns, name), Position: uint64(i + 1)}, pod(ns, name, r.node, r.owner))
-				if !ok {
-					t.Fatal("not a pod")
+			ns, name := drawName()
+			// Only while the store is empty PutAll puts something off that is then asked for, frozen and changed.
+			switch op := rapid.IntRange(0, 4).Draw(t, "op"); {
+			case op == 4 || op == 3 && i == 0:
+				var many []*projections.Object
+				for range rapid.IntRange(0, 20).Draw(t, "many") {
+					ns, name := drawName()
+					o, r := drawPod(ns, name, i+1)
+					many, model[ns+"/"+name] = append(many, o), r
 				}
+				if s.PutAll(many); s.Len() != len(model) {
+					t.Fatalf("%d objects, the model has %d", s.Len(), len(model))
+				}
+			case op <= 1:
+				o, r := drawPod(ns, name, i+1)
 				_, was := model[ns+"/"+name]
 				if before := s.Put(o); (before != nil) != was {
 					t.Fatalf("put: before %v, the model has %v", before, was)
 				}
 				model[ns+"/"+name] = r
-			case 2:
+			case op == 2:
 				_, was := model[ns+"/"+name]
 				if before := s.Delete(pods, ns, name); (before != nil) != was {
 					t.Fatalf("delete: before %v, the model has %v", before, was)
 				}
 				delete(model, ns+"/"+name)
-			case 3:
+			case op == 3:
 				snapshots = append(snapshots, s.Snapshot(uint64(i+1)))
 				copied := map[string]row{}
 				for k, v := range model {
@@ -185,6 +206,74 @@ func TestSnapshotsNeverChange(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Whoever looks at a moment of the past for a few objects does not wait until all are decoded.
+func TestManyObjectsAreDecodedWhenAnIndexIsAskedFor(t *testing.T) {
+	kinds := domain.NewSet(domain.Kinds())
+	podKind, _ := kinds.ByResource(pods)
+	var decoded atomic.Int32
+	var many []*projections.Object
+	for n := range 3 {
+		p := pod("a", fmt.Sprintf("p%d", n), "n1", "")
+		many = append(many, projections.NewObject(projections.Object{Kind: podKind, Ref: podKind.Ref("a", p.Name)}, func() (runtime.Object, error) {
+			decoded.Add(1)
+			return p, nil
+		}))
+	}
+	s := memory.NewStore()
+	s.PutAll(many)
+	view := s.Snapshot(1)
+	if all := names(view, view.List(pods, "")); len(all) != 3 || decoded.Load() > 0 {
+		t.Errorf("a list of %v has decoded %d", all, decoded.Load())
+	}
+	for range 2 {
+		if got := names(view, view.Index(pods, domain.NodeIndex, "n1")); len(got) != 3 || decoded.Load() != 3 {
+			t.Errorf("an index holds %v, %d decoded", got, decoded.Load())
+		}
+	}
+}
+
+// What is put off is done once, whoever asks first: readers of a snapshot, or the writer who changes the store.
+func TestManyObjectsAreIndexedWhileTheStoreChanges(t *testing.T) {
+	kinds := domain.NewSet(domain.Kinds())
+	podKind, _ := kinds.ByResource(pods)
+	object := func(n int, node string) *projections.Object {
+		name := fmt.Sprintf("p%02d", n)
+		return memory.Decoded(kinds, projections.Object{
+			Kind: podKind, Ref: podKind.Ref("a", name), Position: 1,
+			JSON: fmt.Appendf(nil, `{"apiVersion":"v1","kind":"Pod","metadata":{"namespace":"a","name":%q},"spec":{"nodeName":%q}}`, name, node),
+		})
+	}
+	var many []*projections.Object
+	for n := range 50 {
+		many = append(many, object(n, "n1"))
+	}
+	for range 20 {
+		s := memory.NewStore()
+		s.PutAll(many)
+		before := s.Snapshot(1)
+		var asking sync.WaitGroup
+		for range 4 {
+			asking.Go(func() {
+				for range 3 {
+					if n := len(names(before, before.Index(pods, domain.NodeIndex, "n1"))); n != 50 {
+						t.Errorf("%d pods on the node of a snapshot, want 50", n)
+					}
+				}
+			})
+		}
+		for n := range 10 {
+			s.Put(object(n, "n2"))
+		}
+		after := s.Snapshot(2)
+		for node, want := range map[string]int{"n1": 40, "n2": 10} {
+			if n := len(names(after, after.Index(pods, domain.NodeIndex, node))); n != want {
+				t.Errorf("%d pods on %s, want %d", n, node, want)
+			}
+		}
+		asking.Wait()
+	}
 }
 
 func BenchmarkPutAndSnapshot(b *testing.B) {

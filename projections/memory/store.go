@@ -3,9 +3,7 @@ package memory
 import (
 	"iter"
 	"maps"
-	"runtime"
 	"slices"
-	"sync"
 
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/projections"
@@ -53,27 +51,31 @@ func (s *Store) PutIndexed(o *projections.Object, indexes []string, values [][]s
 	}
 }
 
-// PutAll is Put for many objects. Those that have to be decoded for the indexes are decoded on all processors.
+// PutAll is Put for many objects. Of a resource that had none before, nothing is decoded for the indexes until somebody looks into one
+// of them or the resource changes; then all processors do it.
 func (s *Store) PutAll(objects []*projections.Object) {
-	var reading sync.WaitGroup
-	share := (len(objects) + runtime.GOMAXPROCS(0) - 1) / runtime.GOMAXPROCS(0)
+	var filling []*table
 	for _, o := range objects {
-		if _, ok := s.ordinals[o.Ref.GroupResource()]; !ok {
-			s.add(o)
+		n, ok := s.ordinals[o.Ref.GroupResource()]
+		if !ok {
+			n = s.add(o)
+		}
+		t := s.tables[n]
+		switch {
+		case slices.Contains(filling, t):
+		case t.objects.Len() > 0:
+			s.Put(o)
+			continue
+		default:
+			filling = append(filling, t)
+		}
+		s.dirty[n] = true
+		if _, replaced := t.objects.Set(&item{object: o}); !replaced {
+			s.objects++
 		}
 	}
-	for part := range slices.Chunk(objects, max(share, 1)) {
-		reading.Go(func() {
-			for _, o := range part {
-				if s.tables[s.ordinals[o.Ref.GroupResource()]].reads(o) {
-					_, _ = o.Typed() // an error is the reader's to see
-				}
-			}
-		})
-	}
-	reading.Wait()
-	for _, o := range objects {
-		s.Put(o)
+	for _, t := range filling {
+		t.postpone()
 	}
 }
 

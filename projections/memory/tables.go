@@ -28,6 +28,7 @@ type entry struct {
 type table struct {
 	objects *btree.BTreeG[*item]
 	indexes []index
+	late    *late // the indexes are still to be made: see asked and settle
 }
 
 type index struct {
@@ -66,11 +67,15 @@ func pivot(namespace, name string) *item {
 
 // freeze returns a table that shares everything with t and that no later change of t reaches.
 func (t *table) freeze() *table {
-	f := &table{objects: t.objects.Copy(), indexes: make([]index, len(t.indexes))}
-	for i := range t.indexes {
-		f.indexes[i] = index{Index: t.indexes[i].Index, tree: t.indexes[i].tree.Copy()}
+	return &table{objects: t.objects.Copy(), indexes: copied(t.indexes), late: t.late}
+}
+
+func copied(indexes []index) []index {
+	c := make([]index, len(indexes))
+	for n, i := range indexes {
+		c[n] = index{Index: i.Index, tree: i.tree.Copy()}
 	}
-	return f
+	return c
 }
 
 func (t *table) get(namespace, name string) (*projections.Object, bool) {
@@ -90,6 +95,7 @@ func (t *table) indexNames() []string {
 }
 
 func (t *table) items(yield func(*projections.Object, [][]string) bool) {
+	t.asked() // for the values
 	t.objects.Scan(func(i *item) bool { return yield(i.object, i.values) })
 }
 
@@ -98,6 +104,7 @@ func (t *table) put(o *projections.Object) (before *projections.Object) {
 }
 
 func (t *table) putItem(i *item) (before *projections.Object) {
+	t.settle()
 	old, replaced := t.objects.Set(i)
 	for n := range t.indexes {
 		var had, has []string
@@ -123,6 +130,7 @@ func (t *table) putItem(i *item) (before *projections.Object) {
 }
 
 func (t *table) remove(namespace, name string) (before *projections.Object) {
+	t.settle()
 	old, ok := t.objects.Delete(pivot(namespace, name))
 	if !ok {
 		return nil
@@ -183,11 +191,11 @@ func (t *table) list(namespace string) iter.Seq[*projections.Object] {
 
 func (t *table) index(name, value string) iter.Seq[*projections.Object] {
 	return func(yield func(*projections.Object) bool) {
-		for n := range t.indexes {
-			if t.indexes[n].Name != name {
+		for _, i := range t.asked() {
+			if i.Name != name {
 				continue
 			}
-			t.indexes[n].tree.Ascend(entry{value, pivot("", "")}, func(e entry) bool {
+			i.tree.Ascend(entry{value, pivot("", "")}, func(e entry) bool {
 				return e.value == value && yield(e.object)
 			})
 			return
