@@ -59,6 +59,10 @@ func (s *Server) renewCertificates(ctx context.Context) {
 	}
 }
 
+// readyEvery is how often a server that starts is asked whether it is ready. It takes some microseconds, and whoever waits for a start
+// waits for the last of the pauses.
+const readyEvery = time.Millisecond
+
 // waitServing waits until the server says that it is ready.
 func (s *Server) waitServing(ctx context.Context) error {
 	t := &inprocess.Transport{}
@@ -77,7 +81,7 @@ func (s *Server) waitServing(ctx context.Context) error {
 			}
 		}
 		select {
-		case <-time.After(10 * time.Millisecond):
+		case <-time.After(readyEvery):
 		case <-ctx.Done():
 			return ctx.Err()
 		}

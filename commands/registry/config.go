@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apiserver/pkg/admission"
@@ -79,14 +80,23 @@ func New(c Config) (*Registry, error) {
 	c.Authorizer = trusting{c.Authorizer}
 	r := &Registry{cfg: c, resources: served(c.Kinds), stores: map[schema.GroupVersionResource]*endpoint{}}
 	r.objects = admission.NewObjectInterfacesFromScheme(scheme())
-	if err := r.makeGroups(); err != nil {
-		return nil, fmt.Errorf("making the REST stores: %w", err)
+	// A start waits for both, and neither needs the other.
+	var making errgroup.Group
+	making.Go(func() error {
+		if err := r.makeGroups(); err != nil {
+			return fmt.Errorf("making the REST stores: %w", err)
+		}
+		return nil
+	})
+	making.Go(func() (err error) {
+		if r.admission, err = r.makeAdmission(); err != nil {
+			return fmt.Errorf("making the admission chain: %w", err)
+		}
+		return nil
+	})
+	if err := making.Wait(); err != nil {
+		return nil, err
 	}
-	adm, err := r.makeAdmission()
-	if err != nil {
-		return nil, fmt.Errorf("making the admission chain: %w", err)
-	}
-	r.admission = adm
 	return r, nil
 }
 
