@@ -79,16 +79,13 @@ func (p *pod) makeSandbox(ctx context.Context) {
 
 // makeSandbox makes a pod's namespaces, its pause container and, meanwhile, its place in the network.
 func (a *Agent) makeSandbox(ctx context.Context, api *corev1.Pod) (ips []string, err error) {
-	host, full := hostname(api, a.cfg.ClusterDomain)
-	if api.Spec.HostNetwork {
-		host = a.cfg.NodeName
-	}
 	sysctls := map[string]string{}
 	if sc := api.Spec.SecurityContext; sc != nil {
 		for _, s := range sc.Sysctls {
 			sysctls[s.Name] = s.Value
 		}
 	}
+	host, _ := a.hostname(api)
 	box, err := a.containers.CreateSandbox(ctx, containers.SandboxConfig{ID: a.newID(), Pod: api, Hostname: host, Sysctls: sysctls})
 	if err != nil {
 		return nil, err
@@ -110,7 +107,7 @@ func (a *Agent) makeSandbox(ctx context.Context, api *corev1.Pod) (ips []string,
 	}
 	err = g.Wait()
 	if err == nil {
-		err = a.writePodFiles(api, firstOf(ips), host, full)
+		err = a.writePodFiles(api, firstOf(ips))
 	}
 	if err != nil {
 		return nil, errors.Join(err, a.dropSandbox(ctx, string(api.UID)))
@@ -122,40 +119,6 @@ func (a *Agent) podDir(uid string) string { return filepath.Join(a.cfg.DataDir, 
 
 func (a *Agent) logDir(api *corev1.Pod) string {
 	return filepath.Join(a.cfg.DataDir, "logs", api.Namespace+"_"+api.Name+"_"+string(api.UID))
-}
-
-// writePodFiles writes the files that every container of a pod gets.
-func (a *Agent) writePodFiles(api *corev1.Pod, ip, host, full string) error {
-	dir := a.podDir(string(api.UID))
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("making the pod's files: %w", err)
-	}
-	own := ""
-	if api.Spec.HostNetwork {
-		data, err := os.ReadFile("/etc/hosts")
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("making the pod's files: %w", err)
-		}
-		own = string(data)
-	}
-	server := ""
-	if a.cfg.ClusterDNS.IsValid() {
-		server = a.cfg.ClusterDNS.String()
-	}
-	resolv, err := os.ReadFile("/etc/resolv.conf")
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("making the pod's files: %w", err)
-	}
-	for name, content := range map[string]string{
-		"etc-hosts":   hostsFile(api, own, ip, host, full),
-		"resolv.conf": resolvConf(api, parseResolver(string(resolv)), server, a.cfg.ClusterDomain),
-		"hostname":    host + "\n",
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
-			return fmt.Errorf("making the pod's files: %w", err)
-		}
-	}
-	return nil
 }
 
 func (a *Agent) dropSandbox(ctx context.Context, uid string) error {

@@ -210,6 +210,13 @@ func (a *Agent) restore(p *pod) {
 				p.obs.PodIPs = []string{at.IP.String()}
 			}
 		}
+		// The process before may have ended between the sandbox and its files.
+		if !p.obs.SandboxLost && !a.hasPodFiles(p.uid) {
+			if err := a.writePodFiles(p.api, firstOf(p.obs.PodIPs)); err != nil {
+				a.log.Warn("a pod's files are lost", "pod", p.namespace+"/"+p.name, "error", err)
+				p.obs.SandboxLost = true
+			}
+		}
 	}
 	told := map[string]corev1.ContainerStatus{}
 	for _, cs := range append(append([]corev1.ContainerStatus(nil), p.api.Status.InitContainerStatuses...), p.api.Status.ContainerStatuses...) {

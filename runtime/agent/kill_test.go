@@ -129,14 +129,15 @@ func TestTakeoverAfterKill(t *testing.T) {
 // TestKilledAtAnyMoment kills the agent when it has come to each step of making a pod. Whatever is left is taken over or made
 // anew, and in the end one container runs, once.
 func TestKilledAtAnyMoment(t *testing.T) {
-	for _, step := range []struct{ name, glob string }{
-		{"sandbox written down", "sandboxes/*/sandbox.json"},
-		{"network namespace made", "netns/*"},
-		{"pause container made", "oci/*/state.json"},
-		{"bundle made", "containers/*/status.json"},
-		{"configuration written", "containers/*/config.json"},
-		{"monitor started", "containers/*/conmon.pid"},
-		{"container created", "containers/*/pid"},
+	for _, step := range []struct{ name, glob, unmade string }{
+		{"sandbox written down", "sandboxes/*/sandbox.json", ""},
+		{"network namespace made", "netns/*", ""},
+		{"pause container made", "oci/*/state.json", ""},
+		{"sandbox made, without the files", "pods/*/hostname", "pods/*/etc-hosts"},
+		{"bundle made", "containers/*/status.json", ""},
+		{"configuration written", "containers/*/config.json", ""},
+		{"monitor started", "containers/*/conmon.pid", ""},
+		{"container created", "containers/*/pid", ""},
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			f := newFixture(t)
@@ -148,6 +149,14 @@ func TestKilledAtAnyMoment(t *testing.T) {
 				return len(found) > 0
 			})
 			kill9(child)
+			if step.unmade != "" { // the moment is too short to be met for certain
+				unmade, _ := filepath.Glob(filepath.Join(f.dir, step.unmade))
+				for _, file := range unmade {
+					if err := os.Remove(file); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
 			f.cp.position = 1_000_000
 			f.cp.put("pods", p)
 			f.open()

@@ -1,7 +1,10 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -13,6 +16,69 @@ const (
 	maxNameservers = 3
 	maxSearches    = 32
 )
+
+// podFiles are the files that every container of a pod gets: what they are called in the pod's directory, and where a container sees
+// them.
+var podFiles = [...]struct{ name, at string }{{"etc-hosts", "/etc/hosts"}, {"resolv.conf", "/etc/resolv.conf"}, {"hostname", "/etc/hostname"}}
+
+// hasPodFiles says whether all of a pod's files are there. Each is whole if it is.
+func (a *Agent) hasPodFiles(uid string) bool {
+	for _, f := range podFiles {
+		if _, err := os.Stat(filepath.Join(a.podDir(uid), f.name)); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// writePodFiles writes a pod's files.
+func (a *Agent) writePodFiles(api *corev1.Pod, ip string) error {
+	dir := a.podDir(string(api.UID))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("making the pod's files: %w", err)
+	}
+	own := ""
+	if api.Spec.HostNetwork {
+		data, err := os.ReadFile("/etc/hosts")
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("making the pod's files: %w", err)
+		}
+		own = string(data)
+	}
+	server := ""
+	if a.cfg.ClusterDNS.IsValid() {
+		server = a.cfg.ClusterDNS.String()
+	}
+	resolv, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("making the pod's files: %w", err)
+	}
+	host, full := a.hostname(api)
+	content := map[string]string{
+		"etc-hosts":   hostsFile(api, own, ip, host, full),
+		"resolv.conf": resolvConf(api, parseResolver(string(resolv)), server, a.cfg.ClusterDomain),
+		"hostname":    host + "\n",
+	}
+	for _, f := range podFiles {
+		file := filepath.Join(dir, f.name)
+		if err := os.WriteFile(file+".new", []byte(content[f.name]), 0o644); err != nil {
+			return fmt.Errorf("making the pod's files: %w", err)
+		}
+		if err := os.Rename(file+".new", file); err != nil {
+			return fmt.Errorf("making the pod's files: %w", err)
+		}
+	}
+	return nil
+}
+
+// hostname returns a pod's hostname and, where it has a subdomain, its full name. A pod in the host's network has the node's name.
+func (a *Agent) hostname(pod *corev1.Pod) (host, full string) {
+	host, full = hostname(pod, a.cfg.ClusterDomain)
+	if pod.Spec.HostNetwork {
+		host = a.cfg.NodeName
+	}
+	return host, full
+}
 
 // hostname returns a pod's hostname and, where it has a subdomain, its full name.
 func hostname(pod *corev1.Pod, clusterDomain string) (host, full string) {

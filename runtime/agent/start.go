@@ -135,7 +135,7 @@ func (a *Agent) startContainer(ctx context.Context, api *corev1.Pod, spec *corev
 // fileMounts are the pod's files where the container does not mount its own.
 func (a *Agent) fileMounts(api *corev1.Pod, have []containers.Mount) []containers.Mount {
 	var out []containers.Mount
-	for _, f := range []struct{ name, at string }{{"etc-hosts", "/etc/hosts"}, {"resolv.conf", "/etc/resolv.conf"}, {"hostname", "/etc/hostname"}} {
+	for _, f := range podFiles {
 		taken := false
 		for _, m := range have {
 			taken = taken || filepath.Clean(m.ContainerPath) == f.at
