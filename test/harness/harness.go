@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/shiplog/shiplog/internal/testdisk"
 )
 
 // Deadlines of the harness: generous, because they bound failures, not successes.
@@ -90,6 +92,7 @@ type Cluster struct {
 // Start starts `shiplog up` and waits for its ready line. The cluster is taken down when the test ends.
 func Start(t testing.TB, opts Options) *Cluster {
 	t.Helper()
+	testdisk.Need(t)
 	c := &Cluster{t: t, opts: opts, Dir: opts.Dir, EventStore: opts.EventStore, process: newProcess(t, "cluster")}
 	if c.Dir == "" {
 		c.Dir = TempDir(t)

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
+	"github.com/shiplog/shiplog/internal/testdisk"
 	"github.com/shiplog/shiplog/runtime/images"
 )
 
@@ -164,6 +165,7 @@ func NeedContainers(t testing.TB) {
 			t.Fatalf("this test runs containers: apt-get install runc conmon: %v", err)
 		}
 	}
+	testdisk.Need(t)
 }
 
 // Dir makes a directory for a runtime: on the machine's disk rather than in t.TempDir, because its paths must stay short.
