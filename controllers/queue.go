@@ -1,12 +1,12 @@
 package controllers
 
 import (
-	"container/heap"
 	"context"
 	"sync"
 	"time"
 
 	"github.com/shiplog/shiplog/domain"
+	"github.com/shiplog/shiplog/internal/due"
 )
 
 // trigger is the event that asks for a key. When several ask before the key is reconciled the one of the highest rank is the
@@ -26,6 +26,7 @@ func (t trigger) merge(u trigger) trigger {
 
 // item is a key that is waiting, running, or must be remembered for a while.
 type item struct {
+	due.Place
 	key     Key
 	trigger trigger // of the next run
 	queued  bool    // in ready
@@ -35,8 +36,6 @@ type item struct {
 	floor   time.Time // not before this time
 
 	failures int
-	index    int // in the heap, -1 when not there
-	at       time.Time
 }
 
 // verdict is what a run of a key ended with.
@@ -68,7 +67,7 @@ type queue struct {
 	mu      sync.Mutex
 	items   map[Key]*item
 	ready   []*item
-	timers  timers
+	timers  due.Heap[*item]
 	running int
 	wake    chan struct{}
 }
@@ -83,7 +82,7 @@ func (q *queue) add(key Key, t trigger, now time.Time) {
 	defer q.mu.Unlock()
 	it := q.items[key]
 	if it == nil {
-		it = &item{key: key, index: -1}
+		it = &item{key: key}
 		q.items[key] = it
 	}
 	it.trigger = it.trigger.merge(t)
@@ -102,33 +101,26 @@ func (q *queue) schedule(it *item, at, now time.Time) {
 	if it.want.IsZero() || at.Before(it.want) {
 		it.want = at
 	}
-	due := it.want
-	if due.Before(it.floor) {
-		due = it.floor
+	at = it.want
+	if at.Before(it.floor) {
+		at = it.floor
 	}
-	if due.After(now) {
-		q.setTimer(it, due)
+	if at.After(now) {
+		q.setTimer(it, at)
 		return
 	}
 	q.makeReady(it)
 }
 
 func (q *queue) makeReady(it *item) {
-	if it.index >= 0 {
-		heap.Remove(&q.timers, it.index)
-	}
+	q.timers.Remove(it)
 	it.queued = true
 	q.ready = append(q.ready, it)
 	q.poke()
 }
 
 func (q *queue) setTimer(it *item, at time.Time) {
-	it.at = at
-	if it.index >= 0 {
-		heap.Fix(&q.timers, it.index)
-	} else {
-		heap.Push(&q.timers, it)
-	}
+	q.timers.Set(it, at)
 	q.poke()
 }
 
@@ -169,10 +161,8 @@ func (q *queue) start(ctx context.Context, runs *sync.WaitGroup) time.Duration {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
-	for len(q.timers) > 0 && !q.timers[0].at.After(now) {
-		it := q.timers[0]
+	for it, ok := q.timers.Pop(now); ok; it, ok = q.timers.Pop(now) {
 		if it.want.IsZero() { // it was only remembered for its floor
-			heap.Remove(&q.timers, 0)
 			delete(q.items, it.key)
 			continue
 		}
@@ -193,8 +183,8 @@ func (q *queue) start(ctx context.Context, runs *sync.WaitGroup) time.Duration {
 			q.done(it, t, v)
 		}()
 	}
-	if len(q.timers) > 0 {
-		return q.timers[0].at.Sub(now)
+	if at, ok := q.timers.Next(); ok {
+		return at.Sub(now)
 	}
 	return time.Hour
 }
@@ -224,36 +214,11 @@ func (q *queue) done(it *item, t trigger, v verdict) {
 		q.schedule(it, v.again, now)
 	}
 	switch {
-	case it.queued || it.index >= 0:
+	case it.queued || it.Waits():
 	case it.floor.After(now):
 		q.setTimer(it, it.floor)
 	default:
 		delete(q.items, it.key)
 	}
 	q.poke()
-}
-
-// timers is a heap of items by the time at which they are due.
-type timers []*item
-
-func (t timers) Len() int           { return len(t) }
-func (t timers) Less(i, j int) bool { return t[i].at.Before(t[j].at) }
-func (t timers) Swap(i, j int) {
-	t[i], t[j] = t[j], t[i]
-	t[i].index, t[j].index = i, j
-}
-
-func (t *timers) Push(x any) {
-	it := x.(*item)
-	it.index = len(*t)
-	*t = append(*t, it)
-}
-
-func (t *timers) Pop() any {
-	old := *t
-	it := old[len(old)-1]
-	old[len(old)-1] = nil
-	*t = old[:len(old)-1]
-	it.index = -1
-	return it
 }

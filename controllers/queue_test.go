@@ -133,8 +133,8 @@ func TestQueue(t *testing.T) {
 				if c.cause != nil && !slices.Equal(r.causes, c.cause) {
 					t.Errorf("causes %v, want %v", r.causes, c.cause)
 				}
-				if len(q.items) != 0 || len(q.timers) != 0 {
-					t.Errorf("%d keys and %d timers are kept for nothing", len(q.items), len(q.timers))
+				if len(q.items) != 0 || q.timers.Len() != 0 {
+					t.Errorf("%d keys and %d timers are kept for nothing", len(q.items), q.timers.Len())
 				}
 				cancel()
 				done.Wait()

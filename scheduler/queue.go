@@ -1,12 +1,12 @@
 package scheduler
 
 import (
-	"container/heap"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/shiplog/shiplog/domain"
+	"github.com/shiplog/shiplog/internal/due"
 )
 
 // entryState is what a pod in the queue waits for.
@@ -28,6 +28,7 @@ const (
 
 // entry is a pod that waits for a node.
 type entry struct {
+	due.Place   // among those that rest
 	pending     Pending
 	correlation string
 	cause       *domain.Cause // the event that made the pod pending or, after a refusal, the one that gave it another chance
@@ -35,7 +36,6 @@ type entry struct {
 	attempts    int
 	notBefore   time.Time
 	reasons     Reasons // of the last refusal
-	index       int     // in the heap of those that rest
 	saying      bool    // its condition is being written
 	said        string  // the last message of an Event, and when
 	saidAt      time.Time
@@ -60,7 +60,7 @@ type queue struct {
 	entries map[types.NamespacedName]*entry
 	ready   []*entry
 	waiting map[*entry]struct{}
-	resting restHeap
+	resting due.Heap[*entry]
 }
 
 func newQueue() *queue {
@@ -92,7 +92,7 @@ func (q *queue) leave(e *entry) {
 	case waiting:
 		delete(q.waiting, e)
 	case resting:
-		heap.Remove(&q.resting, e.index)
+		q.resting.Remove(e)
 	case ready: // takeReady skips those that are no longer ready
 	case binding, finished:
 	}
@@ -137,7 +137,7 @@ func (q *queue) backOff(e *entry, now time.Time) {
 
 func (q *queue) rest(e *entry) {
 	e.state = resting
-	heap.Push(&q.resting, e)
+	q.resting.Set(e, e.notBefore)
 }
 
 // wakeFor gives those that wait because of one of the filters (none: all) another chance, for a cause (nil: the one they have).
@@ -161,39 +161,10 @@ func (q *queue) wakeFor(now time.Time, cause *domain.Cause, filters ...Filter) {
 
 // wake makes those ready whose back-off has ended.
 func (q *queue) wake(now time.Time) {
-	for len(q.resting) > 0 && !q.resting[0].notBefore.After(now) {
-		q.makeReady(heap.Pop(&q.resting).(*entry))
+	for e, ok := q.resting.Pop(now); ok; e, ok = q.resting.Pop(now) {
+		q.makeReady(e)
 	}
 }
 
 // next is when the first back-off ends.
-func (q *queue) next() (time.Time, bool) {
-	if len(q.resting) == 0 {
-		return time.Time{}, false
-	}
-	return q.resting[0].notBefore, true
-}
-
-// restHeap orders entries by the end of their back-off.
-type restHeap []*entry
-
-func (h restHeap) Len() int           { return len(h) }
-func (h restHeap) Less(i, j int) bool { return h[i].notBefore.Before(h[j].notBefore) }
-func (h restHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
-}
-
-func (h *restHeap) Push(x any) {
-	e := x.(*entry)
-	e.index = len(*h)
-	*h = append(*h, e)
-}
-
-func (h *restHeap) Pop() any {
-	old := *h
-	e := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h = old[:len(old)-1]
-	return e
-}
+func (q *queue) next() (time.Time, bool) { return q.resting.Next() }

@@ -59,9 +59,7 @@ func (s *Store) append(ctx context.Context, c change, out runtime.Object) (uint6
 		s.bound(stream, s.kind.Retention)
 	}
 	if c.ttl > 0 && c.after != nil {
-		s.expiry.schedule(due{
-			at: ev.Time.Add(time.Duration(c.ttl) * time.Second), kind: s.kind, ref: c.ref, position: uint64(done.Position),
-		})
+		s.expiry.schedule(&expiry{kind: s.kind, ref: c.ref, position: uint64(done.Position)}, ev.Time.Add(time.Duration(c.ttl)*time.Second))
 	}
 	return uint64(done.Position), nil
 }

@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"container/heap"
 	"context"
 	"errors"
 	"sync"
@@ -12,6 +11,7 @@ import (
 	"github.com/shiplog/shiplog/commands/origin"
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/eventstore"
+	"github.com/shiplog/shiplog/internal/due"
 )
 
 // expirer deletes objects that were written with a time to live, by commands like any other: an object that expires leaves the
@@ -20,13 +20,13 @@ import (
 type expirer struct {
 	engine *Engine
 	mu     sync.Mutex
-	due    dues
+	due    due.Heap[*expiry]
 	wake   chan struct{}
 }
 
-// due is the end of one object's life, unless it is written again before.
-type due struct {
-	at       time.Time
+// expiry is the end of one object's life, unless it is written again before.
+type expiry struct {
+	due.Place
 	kind     *domain.Kind
 	ref      domain.Ref
 	position uint64
@@ -35,12 +35,12 @@ type due struct {
 func newExpirer(e *Engine) *expirer { return &expirer{engine: e, wake: make(chan struct{}, 1)} }
 
 // schedule lets an object end at a time if its last event is then still the one at position.
-func (x *expirer) schedule(d due) {
+func (x *expirer) schedule(d *expiry, at time.Time) {
 	x.mu.Lock()
-	heap.Push(&x.due, d)
-	first := x.due[0].at.Equal(d.at)
+	x.due.Set(d, at)
+	first, _ := x.due.Next()
 	x.mu.Unlock()
-	if first {
+	if first.Equal(at) {
 		select {
 		case x.wake <- struct{}{}:
 		default:
@@ -66,12 +66,12 @@ func (x *expirer) run(ctx context.Context) {
 	}
 }
 
-func (x *expirer) takeDue(now time.Time) []due {
+func (x *expirer) takeDue(now time.Time) []*expiry {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	var out []due
-	for len(x.due) > 0 && !x.due[0].at.After(now) {
-		out = append(out, heap.Pop(&x.due).(due))
+	var out []*expiry
+	for d, ok := x.due.Pop(now); ok; d, ok = x.due.Pop(now) {
+		out = append(out, d)
 	}
 	return out
 }
@@ -79,14 +79,15 @@ func (x *expirer) takeDue(now time.Time) []due {
 func (x *expirer) untilNext(now time.Time) time.Duration {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if len(x.due) == 0 {
+	at, ok := x.due.Next()
+	if !ok {
 		return time.Hour
 	}
-	return max(x.due[0].at.Sub(now), time.Millisecond)
+	return max(at.Sub(now), time.Millisecond)
 }
 
 // expire appends the deletion. An object that was written meanwhile has another end, or none.
-func (x *expirer) expire(ctx context.Context, d due) {
+func (x *expirer) expire(ctx context.Context, d *expiry) {
 	o, ok := x.engine.live.Snapshot().Get(d.kind.GroupResource(), d.ref.Namespace, d.ref.Name)
 	if !ok || o.Position != d.position {
 		return
@@ -104,8 +105,7 @@ func (x *expirer) expire(ctx context.Context, d due) {
 	_, err = s.append(ctx, change{op: domain.Deleted, ref: d.ref, expected: eventstore.Exact(o.Revision), from: o, before: before}, nil)
 	if err != nil && ctx.Err() == nil && !errors.Is(err, eventstore.ErrWrongExpectedRevision) {
 		x.engine.logger.Warn("expiring an object; trying again in a minute", "object", d.ref.String(), "error", err)
-		d.at = x.engine.now().Add(time.Minute)
-		x.schedule(d)
+		x.schedule(d, x.engine.now().Add(time.Minute))
 	}
 }
 
@@ -134,21 +134,7 @@ func (e *Engine) Recover(kinds []*domain.Kind) {
 			}
 			ref := o.Ref
 			ref.UID = m.GetUID()
-			e.expiry.schedule(due{at: began.Add(k.Retention.MaxAge), kind: k, ref: ref, position: o.Position})
+			e.expiry.schedule(&expiry{kind: k, ref: ref, position: o.Position}, began.Add(k.Retention.MaxAge))
 		}
 	}
-}
-
-// dues is a heap ordered by time.
-type dues []due
-
-func (d dues) Len() int           { return len(d) }
-func (d dues) Less(i, j int) bool { return d[i].at.Before(d[j].at) }
-func (d dues) Swap(i, j int)      { d[i], d[j] = d[j], d[i] }
-func (d *dues) Push(x any)        { *d = append(*d, x.(due)) }
-func (d *dues) Pop() any {
-	old := *d
-	last := old[len(old)-1]
-	*d = old[:len(old)-1]
-	return last
 }

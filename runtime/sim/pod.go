@@ -1,9 +1,7 @@
 package sim
 
 import (
-	"container/heap"
 	"context"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -12,19 +10,19 @@ import (
 
 	"github.com/shiplog/shiplog/commands"
 	"github.com/shiplog/shiplog/domain"
+	"github.com/shiplog/shiplog/internal/due"
 	"github.com/shiplog/shiplog/projections"
 )
 
 // podState is a pod on a simulated node.
 type podState struct {
-	pod      *corev1.Pod
-	position uint64 // of its last event
-	cause    origin
-	ip       string
-	busy     bool // a command about it is in flight
-	gone     bool
-	at       time.Time // when its next step is due
-	index    int       // in the heap; -1 when it is not in it
+	due.Place // of its next step
+	pod       *corev1.Pod
+	position  uint64 // of its last event
+	cause     origin
+	ip        string
+	busy      bool // a command about it is in flight
+	gone      bool
 }
 
 // origin is the event that a step follows from.
@@ -49,7 +47,7 @@ func (x *session) see(pod *corev1.Pod, position uint64, cause origin) *podState 
 		p = nil
 	}
 	if p == nil {
-		p = &podState{index: -1, ip: pod.Status.PodIP}
+		p = &podState{ip: pod.Status.PodIP}
 		x.pods[key] = p
 		x.ips.reserve(p.ip)
 	}
@@ -62,7 +60,7 @@ func (x *session) see(pod *corev1.Pod, position uint64, cause origin) *podState 
 func (x *session) forget(p *podState) {
 	p.gone = true
 	delete(x.pods, p.key())
-	x.due.remove(p)
+	x.due.Remove(p)
 	if p.ip != "" && !p.pod.Spec.HostNetwork {
 		x.ips.release(p.ip)
 	}
@@ -92,7 +90,7 @@ func (x *session) consider(ctx context.Context, p *podState) {
 	if p.busy || p.gone || node == nil {
 		return
 	}
-	x.due.remove(p)
+	x.due.Remove(p)
 	if p.ip == "" {
 		if p.pod.Spec.HostNetwork {
 			p.ip = node.ip
@@ -100,7 +98,7 @@ func (x *session) consider(ctx context.Context, p *podState) {
 			ip, err := x.ips.take()
 			if err != nil {
 				x.log.Error("giving a pod an address", "pod", p.key(), "err", err)
-				x.due.add(p, x.opts.Now().Add(retryAfter))
+				x.due.Set(p, x.opts.Now().Add(retryAfter))
 				return
 			}
 			p.ip = ip
@@ -112,7 +110,7 @@ func (x *session) consider(ctx context.Context, p *podState) {
 	case !ok:
 		return
 	case step.At.After(now):
-		x.due.add(p, step.At)
+		x.due.Set(p, step.At)
 		return
 	}
 	p.busy = true
@@ -133,7 +131,7 @@ func (x *session) consider(ctx context.Context, p *podState) {
 				if !apierrors.IsConflict(err) { // else the change that was in the way is on its way here
 					x.log.Warn("a step of a simulated pod was refused", "pod", p.key(), "stage", step.Stage, "err", err)
 				}
-				x.due.add(p, x.opts.Now().Add(retryAfter))
+				x.due.Set(p, x.opts.Now().Add(retryAfter))
 				return
 			}
 			if p.position > sent {
@@ -161,58 +159,4 @@ func command(p *podState, node *nodeState, step Step) commands.Command {
 	updated.Status = *step.Status
 	cmd.Verb, cmd.Subresource, cmd.Object = commands.Update, "status", &updated
 	return cmd
-}
-
-// dueHeap orders pods by when their next step is due.
-type dueHeap []*podState
-
-func (h *dueHeap) add(p *podState, at time.Time) {
-	h.remove(p)
-	p.at = at
-	heap.Push(h, p)
-}
-
-func (h *dueHeap) remove(p *podState) {
-	if p.index >= 0 {
-		heap.Remove(h, p.index)
-	}
-}
-
-func (h *dueHeap) next() (time.Time, bool) {
-	if len(*h) == 0 {
-		return time.Time{}, false
-	}
-	return (*h)[0].at, true
-}
-
-func (h *dueHeap) pop(now time.Time) []*podState {
-	var list []*podState
-	for len(*h) > 0 && !(*h)[0].at.After(now) {
-		list = append(list, heap.Pop(h).(*podState))
-	}
-	return list
-}
-
-func (h dueHeap) Len() int           { return len(h) }
-func (h dueHeap) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
-func (h dueHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
-}
-
-// Push implements heap.Interface.
-func (h *dueHeap) Push(x any) {
-	p := x.(*podState)
-	p.index = len(*h)
-	*h = append(*h, p)
-}
-
-// Pop implements heap.Interface.
-func (h *dueHeap) Pop() any {
-	old := *h
-	p := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h = old[:len(old)-1]
-	p.index = -1
-	return p
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/shiplog/shiplog/commands"
 	"github.com/shiplog/shiplog/domain"
+	"github.com/shiplog/shiplog/internal/due"
 	"github.com/shiplog/shiplog/internal/tasks"
 	"github.com/shiplog/shiplog/projections"
 )
@@ -160,7 +161,7 @@ type session struct {
 	nodes  map[string]*nodeState
 	byName []*nodeState // in the order in which they were added
 	pods   map[types.NamespacedName]*podState
-	due    dueHeap
+	due    due.Heap[*podState]
 	ips    *addresses
 	done   chan func()
 	work   tasks.Pool // pods
@@ -194,7 +195,7 @@ func (x *session) simulate(parent context.Context) error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
-		if at, ok := x.due.next(); ok {
+		if at, ok := x.due.Next(); ok {
 			timer.Reset(max(0, at.Sub(x.opts.Now())))
 		} else {
 			timer.Stop()
@@ -210,7 +211,8 @@ func (x *session) simulate(parent context.Context) error {
 		case f := <-x.done:
 			f()
 		case <-timer.C:
-			for _, p := range x.due.pop(x.opts.Now()) {
+			now := x.opts.Now()
+			for p, ok := x.due.Pop(now); ok; p, ok = x.due.Pop(now) {
 				x.consider(ctx, p)
 			}
 		case <-renewals.C:
