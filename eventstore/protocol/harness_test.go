@@ -1,7 +1,9 @@
 package protocol_test
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"testing"
@@ -35,6 +37,27 @@ func startAt(t *testing.T, listener net.Listener, log eventstore.Log, opts proto
 	t.Cleanup(stop)
 	return address, stop
 }
+
+// received is what a read brings, as show tells each event.
+func received[T any](t *testing.T, read *esdb.ReadStream, show func(*esdb.ResolvedEvent) T) []T {
+	t.Helper()
+	defer read.Close()
+	out := []T{}
+	for {
+		e, err := read.Recv()
+		if errors.Is(err, io.EOF) {
+			return out
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, show(e))
+	}
+}
+
+func number(e *esdb.ResolvedEvent) uint64 { return e.OriginalEvent().EventNumber }
+
+func position(e *esdb.ResolvedEvent) uint64 { return e.OriginalEvent().Position.Commit }
 
 func official(t *testing.T, address string) *esdb.Client {
 	t.Helper()

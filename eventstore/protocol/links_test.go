@@ -1,9 +1,7 @@
 package protocol_test
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"testing"
 
@@ -50,17 +48,7 @@ func TestLinks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var got []string
-		for {
-			e, err := read.Recv()
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			got = append(got, describe(e))
-		}
+		got := received(t, read, describe)
 		if g := strings.Join(got, " "); g != c.want {
 			t.Errorf("%s, read: got %s, want %s", name, g, c.want)
 		}

@@ -158,19 +158,7 @@ func TestOfficialReadsOfStreams(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := []uint64{}
-		for {
-			e, err := read.Recv()
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				t.Fatalf("%s: %v", name, err)
-			}
-			got = append(got, e.OriginalEvent().EventNumber)
-		}
-		read.Close()
-		if fmt.Sprint(got) != c.want {
+		if got := received(t, read, number); fmt.Sprint(got) != c.want {
 			t.Errorf("%s: got %v, want %s", name, got, c.want)
 		}
 	}

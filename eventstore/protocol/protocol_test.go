@@ -2,9 +2,7 @@ package protocol_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"testing"
 	"time"
 
@@ -127,18 +125,7 @@ func readStream(ctx context.Context, t *testing.T, client *esdb.Client, stream s
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer read.Close()
-	var out []uint64
-	for {
-		e, err := read.Recv()
-		if errors.Is(err, io.EOF) {
-			return out
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		out = append(out, e.OriginalEvent().EventNumber)
-	}
+	return received(t, read, number)
 }
 
 // Forwards a position includes its event, backwards it does not.
@@ -164,18 +151,7 @@ func TestReadsFromAPosition(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := []uint64{}
-		for {
-			e, err := read.Recv()
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			got = append(got, e.OriginalEvent().Position.Commit)
-		}
-		if fmt.Sprint(got) != c.want {
+		if got := received(t, read, position); fmt.Sprint(got) != c.want {
 			t.Errorf("direction %d from %v: got %v, want %s", c.direction, c.from, got, c.want)
 		}
 	}

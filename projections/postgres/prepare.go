@@ -35,15 +35,11 @@ func (m *Models) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	conn, err := m.pool.Acquire(ctx)
+	conn, release, err := m.lockBuilds(ctx)
 	if err != nil {
-		return fmt.Errorf("connecting to Postgres: %w", err)
+		return err
 	}
-	defer conn.Release()
-	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1)", buildLock); err != nil {
-		return fmt.Errorf("waiting for others who build: %w", err)
-	}
-	defer unlock(ctx, conn)
+	defer release()
 	if err := m.migrate(ctx, conn); err != nil {
 		return err
 	}
@@ -60,11 +56,22 @@ func (m *Models) prepare(ctx context.Context) error {
 	return m.buildAll(ctx, conn, why)
 }
 
-// unlock gives the advisory lock back; a connection that cannot is closed, which gives it back too.
-func unlock(ctx context.Context, conn *pgxpool.Conn) {
-	if _, err := conn.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", buildLock); err != nil {
-		_ = conn.Conn().Close(context.WithoutCancel(ctx)) // it is broken anyway
+// lockBuilds keeps others from building until release is called, and returns the connection that does.
+func (m *Models) lockBuilds(ctx context.Context) (conn *pgxpool.Conn, release func(), err error) {
+	if conn, err = m.pool.Acquire(ctx); err != nil {
+		return nil, nil, fmt.Errorf("connecting to Postgres: %w", err)
 	}
+	if _, err = conn.Exec(ctx, "SELECT pg_advisory_lock($1)", buildLock); err != nil {
+		conn.Release()
+		return nil, nil, fmt.Errorf("waiting for others who build: %w", err)
+	}
+	return conn, func() {
+		// A connection that cannot give the lock back is closed, which gives it back too.
+		if _, err := conn.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", buildLock); err != nil {
+			_ = conn.Conn().Close(context.WithoutCancel(ctx)) // it is broken anyway
+		}
+		conn.Release()
+	}, nil
 }
 
 // ensureDatabase makes the database if the server is there and the database is not.

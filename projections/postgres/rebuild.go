@@ -48,15 +48,11 @@ func (m *Models) beside(ctx context.Context, schema string, v *views, progress f
 	if err := m.ensureReady(ctx); err != nil {
 		return err
 	}
-	conn, err := m.pool.Acquire(ctx)
+	conn, release, err := m.lockBuilds(ctx)
 	if err != nil {
-		return fmt.Errorf("connecting to Postgres: %w", err)
+		return err
 	}
-	defer conn.Release()
-	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1)", buildLock); err != nil {
-		return fmt.Errorf("waiting for others who build: %w", err)
-	}
-	defer unlock(ctx, conn)
+	defer release()
 	defer m.clearProgress()
 	b := newBuilder(m.pool, m.cfg.Log, m.cfg.Kinds, schema, v, func(p Progress) {
 		if progress != nil {

@@ -150,25 +150,31 @@ func sameStreams(t testing.TB, from, to eventstore.Log) {
 	}
 }
 
-func TestCopyToAServer(t *testing.T) {
+// withSeeds runs a test with many seeds at once. salt tells the tests of a file apart.
+func withSeeds(t *testing.T, seeds, salt uint64, test func(t *testing.T, c *clock, random *rand.Rand)) {
 	t.Parallel()
-	for seed := range uint64(60) {
+	for seed := range seeds {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()
-			c, random := theDay(), rand.New(rand.NewPCG(seed, 2))
-			from, to := newLog(t, c), newLog(t, c)
-			happen(t, from, c, random, 200, false)
-			first := mustCopy(t, from, server{to})
-			sameStreams(t, from, to)
-			// A second copy finds nothing to do, a third what has come since.
-			if r := mustCopy(t, from, server{to}); r.Copied != 0 || r.Fillers != 0 || r.Digest != first.Digest {
-				t.Errorf("copying again: %+v after %+v", r, first)
-			}
-			happen(t, from, c, random, 100, true)
-			mustCopy(t, from, server{to})
-			sameStreams(t, from, to)
+			test(t, theDay(), rand.New(rand.NewPCG(seed, salt)))
 		})
 	}
+}
+
+func TestCopyToAServer(t *testing.T) {
+	withSeeds(t, 60, 2, func(t *testing.T, c *clock, random *rand.Rand) {
+		from, to := newLog(t, c), newLog(t, c)
+		happen(t, from, c, random, 200, false)
+		first := mustCopy(t, from, server{to})
+		sameStreams(t, from, to)
+		// A second copy finds nothing to do, a third what has come since.
+		if r := mustCopy(t, from, server{to}); r.Copied != 0 || r.Fillers != 0 || r.Digest != first.Digest {
+			t.Errorf("copying again: %+v after %+v", r, first)
+		}
+		happen(t, from, c, random, 100, true)
+		mustCopy(t, from, server{to})
+		sameStreams(t, from, to)
+	})
 }
 
 // throughServer serves a log over the protocol and connects to it with the official client.
@@ -199,54 +205,44 @@ func throughServer(t testing.TB, log eventstore.Log) eventstore.Log {
 
 // There and back: a directory to a server in another process, and from there to a directory.
 func TestCopyThroughTheProtocolAndBack(t *testing.T) {
-	t.Parallel()
-	for seed := range uint64(4) {
-		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			t.Parallel()
-			c, random := theDay(), rand.New(rand.NewPCG(seed, 3))
-			from, served, back := newLog(t, c), newLog(t, c), newLog(t, c)
-			to := throughServer(t, served)
-			for i := range 3 {
-				happen(t, from, c, random, 60, i > 0)
-				r := mustCopy(t, from, to)
-				sameStreams(t, from, to)
-				b := mustCopy(t, to, back)
-				sameStreams(t, from, back)
-				for e, err := range back.ReadAll(t.Context(), eventstore.ReadAll{Filter: eventstore.Filter{System: true}}) {
-					if err != nil || e.Type == logcopy.FillerType {
-						t.Errorf("back home there is %+v, %v", e, err)
-					}
-				}
-				if !b.SamePositions || r.SamePositions || r.Digest != b.Digest {
-					t.Errorf("there %+v, back %+v", r, b)
+	withSeeds(t, 4, 3, func(t *testing.T, c *clock, random *rand.Rand) {
+		from, served, back := newLog(t, c), newLog(t, c), newLog(t, c)
+		to := throughServer(t, served)
+		for i := range 3 {
+			happen(t, from, c, random, 60, i > 0)
+			r := mustCopy(t, from, to)
+			sameStreams(t, from, to)
+			b := mustCopy(t, to, back)
+			sameStreams(t, from, back)
+			for e, err := range back.ReadAll(t.Context(), eventstore.ReadAll{Filter: eventstore.Filter{System: true}}) {
+				if err != nil || e.Type == logcopy.FillerType {
+					t.Errorf("back home there is %+v, %v", e, err)
 				}
 			}
-		})
-	}
+			if !b.SamePositions || r.SamePositions || r.Digest != b.Digest {
+				t.Errorf("there %+v, back %+v", r, b)
+			}
+		}
+	})
 }
 
 func TestCopyToADirectory(t *testing.T) {
-	t.Parallel()
-	for seed := range uint64(20) {
-		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			t.Parallel()
-			c, random := theDay(), rand.New(rand.NewPCG(seed, 4))
-			from, to := newLog(t, c), newLog(t, c)
-			for i := range 3 {
-				// Where retention is relaxed, what is still on a disk shows again: each log removes by itself.
-				happen(t, from, c, random, 80, i > 0)
-				r := mustCopy(t, from, to)
-				want, err := from.DigestAt(t.Context(), r.Head)
-				if err != nil || !r.SamePositions || r.Digest != want {
-					t.Errorf("got %+v, want digest %s, %v", r, want, err)
-				}
-				sameStreams(t, from, to)
+	withSeeds(t, 20, 4, func(t *testing.T, c *clock, random *rand.Rand) {
+		from, to := newLog(t, c), newLog(t, c)
+		for i := range 3 {
+			// Where retention is relaxed, what is still on a disk shows again: each log removes by itself.
+			happen(t, from, c, random, 80, i > 0)
+			r := mustCopy(t, from, to)
+			want, err := from.DigestAt(t.Context(), r.Head)
+			if err != nil || !r.SamePositions || r.Digest != want {
+				t.Errorf("got %+v, want digest %s, %v", r, want, err)
 			}
-			if r := mustCopy(t, from, to); r.Copied != 0 || r.After != r.Head {
-				t.Errorf("copying again: %+v", r)
-			}
-		})
-	}
+			sameStreams(t, from, to)
+		}
+		if r := mustCopy(t, from, to); r.Copied != 0 || r.After != r.Head {
+			t.Errorf("copying again: %+v", r)
+		}
+	})
 }
 
 // flaky fails every append after so many, as a server that goes away.
@@ -264,33 +260,28 @@ func (f *flaky) Append(ctx context.Context, stream string, expected eventstore.E
 
 // A copy that breaks off, wherever it does, is gone on with.
 func TestCopyGoesOnWhereItEnded(t *testing.T) {
-	t.Parallel()
-	for seed := range uint64(20) {
-		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			t.Parallel()
-			c, random := theDay(), rand.New(rand.NewPCG(seed, 5))
-			from, to := newLog(t, c), newLog(t, c)
-			happen(t, from, c, random, 150, false)
-			var r logcopy.Result
-			for tries := 1; ; tries++ {
-				var err error
-				if r, err = logcopy.Copy(t.Context(), from, &flaky{server{to}, random.IntN(20)}, nil); err == nil {
-					if tries < 2 {
-						t.Error("it never broke off")
-					}
-					break
+	withSeeds(t, 20, 5, func(t *testing.T, c *clock, random *rand.Rand) {
+		from, to := newLog(t, c), newLog(t, c)
+		happen(t, from, c, random, 150, false)
+		var r logcopy.Result
+		for tries := 1; ; tries++ {
+			var err error
+			if r, err = logcopy.Copy(t.Context(), from, &flaky{server{to}, random.IntN(20)}, nil); err == nil {
+				if tries < 2 {
+					t.Error("it never broke off")
 				}
-				if !errors.Is(err, eventstore.ErrUnavailable) {
-					t.Fatal(err)
-				}
+				break
 			}
-			sameStreams(t, from, to)
-			whole := newLog(t, c)
-			if want := mustCopy(t, from, server{whole}); want.Digest != r.Digest || want.Compared != r.Compared {
-				t.Errorf("got %+v, and %+v in one go", r, want)
+			if !errors.Is(err, eventstore.ErrUnavailable) {
+				t.Fatal(err)
 			}
-		})
-	}
+		}
+		sameStreams(t, from, to)
+		whole := newLog(t, c)
+		if want := mustCopy(t, from, server{whole}); want.Digest != r.Digest || want.Compared != r.Compared {
+			t.Errorf("got %+v, and %+v in one go", r, want)
+		}
+	})
 }
 
 func TestCopyRefusesWhatIsNotTheSources(t *testing.T) {
