@@ -145,6 +145,9 @@ func (s *Server) assemble(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("making the generic server: %w", err)
 	}
+	if c.ReadOnly {
+		s.generic.ShutdownTimeout = endReadOnly
+	}
 	if err := s.install(g); err != nil {
 		return err
 	}
@@ -155,6 +158,10 @@ func (s *Server) assemble(ctx context.Context) error {
 	transport.Serve(s.generic.Handler)
 	return nil
 }
+
+// endReadOnly is how long a server that is only read waits for its connections at its end. Whoever looked back has the answer by then,
+// and an idle HTTP/2 connection would hold the end of the command up for a second.
+const endReadOnly = 10 * time.Millisecond
 
 // loopbackConfig makes the configuration of clients of this very process: with all rights, and without a network.
 func loopbackConfig(t http.RoundTripper) (*restclient.Config, error) {
