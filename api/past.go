@@ -39,7 +39,8 @@ func (s *Server) withAsOf(next http.Handler) http.Handler {
 			responsewriters.ErrorNegotiated(err, legacyscheme.Codecs, schema.GroupVersion{Version: "v1"}, w, r)
 			return
 		}
-		in := r.Clone(storage.WithAsOf(r.Context(), position))
+		ctx := storage.WithMoment(storage.WithAsOf(r.Context(), position), func() (time.Time, bool) { return s.timeOf(r.Context(), moment, position) })
+		in := r.Clone(ctx)
 		in.URL = &url.URL{Path: "/" + path, RawQuery: r.URL.RawQuery}
 		if in.URL.RawPath = ""; strings.Contains(r.URL.RawPath, "%") {
 			if _, raw, ok := strings.Cut(strings.TrimPrefix(r.URL.RawPath, atPrefix), "/"); ok {
@@ -89,6 +90,23 @@ func (s *Server) resolve(r *http.Request, moment string) (uint64, error) {
 		return 0, apierrors.NewBadRequest(fmt.Sprintf("there is no past before the log's first event: %s lies before %s", moment, s.beginning(r.Context())))
 	}
 	return n, nil
+}
+
+// timeOf says when a moment was that resolve has found the position of.
+func (s *Server) timeOf(ctx context.Context, moment string, position uint64) (time.Time, bool) {
+	if t, err := time.Parse(time.RFC3339Nano, moment); err == nil {
+		return t, true
+	}
+	for r, err := range s.cfg.Log.ReadAll(ctx, eventstore.ReadAll{From: eventstore.Position(position), Direction: eventstore.Backwards, Limit: 1}) {
+		if err != nil {
+			break
+		}
+		if e, ok, err := projections.EventOf(r); err == nil && ok {
+			return e.Time, true
+		}
+		return r.Created, true
+	}
+	return time.Time{}, false
 }
 
 // beginning says when the log begins, in words.

@@ -2,19 +2,25 @@ package api_test
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"strconv"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/shiplog/shiplog/api"
 	"github.com/shiplog/shiplog/api/apitest"
+	"github.com/shiplog/shiplog/domain"
+	"github.com/shiplog/shiplog/eventstore"
 )
 
 // at returns a client of the cluster as it was.
@@ -128,6 +134,79 @@ func TestTheClusterAsItWas(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A pod of two days ago is as old as it was then, and so is all else that a table tells as an age.
+func TestAgesAreThoseOfThen(t *testing.T) {
+	c := apitest.Start(t, apitest.WithHistory)
+	ctx := timeout(t)
+	then := time.Now().Add(-48 * time.Hour).Truncate(time.Second)
+	created := metav1.NewTime(then.Add(-50 * time.Minute))
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default", UID: "0f1c6a9e-6a54-4f7e-9d6b-0d6a5e0b4c1f", CreationTimestamp: created},
+		Spec:       corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{
+			Name: "c", RestartCount: 3, Ready: true, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}},
+			LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{FinishedAt: metav1.NewTime(then.Add(-40 * time.Minute))}},
+		}}},
+	}
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "old", UID: "1a2b6a9e-6a54-4f7e-9d6b-0d6a5e0b4c1f", CreationTimestamp: created}}
+	var position uint64
+	for resource, object := range map[string]metav1.Object{"pods": pod, "namespaces": namespace} {
+		position = happened(t, c, resource, object, then)
+	}
+	past := fmt.Sprintf("/at/%d", position)
+	for path, want := range map[string]map[string]any{
+		past + "/api/v1/namespaces/default/pods":     {"Restarts": "3 (40m ago)", "Age": "50m"},
+		past + "/api/v1/namespaces/default/pods/web": {"Restarts": "3 (40m ago)", "Age": "50m"},
+		"/api/v1/namespaces/default/pods":            {"Restarts": "3 (2d ago)", "Age": "2d"},
+		past + "/api/v1/namespaces/old":              {"Age": "50m"},
+	} {
+		raw, err := c.Client.CoreV1().RESTClient().Get().AbsPath(path).SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").DoRaw(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var table metav1.Table
+		if err := json.Unmarshal(raw, &table); err != nil || len(table.Rows) != 1 {
+			t.Fatalf("%s: %s, %v", path, raw, err)
+		}
+		var object metav1.PartialObjectMetadata
+		if err := json.Unmarshal(table.Rows[0].Object.Raw, &object); err != nil || !object.CreationTimestamp.Equal(&created) {
+			t.Errorf("%s: the row's object was created at %s, want %s: %v", path, object.CreationTimestamp, created, err)
+		}
+		for i, column := range table.ColumnDefinitions {
+			if w, ok := want[column.Name]; ok && w != table.Rows[0].Cells[i] {
+				t.Errorf("%s: %s is %v, want %v", path, column.Name, table.Rows[0].Cells[i], w)
+			}
+		}
+	}
+}
+
+// happened puts the creation of an object into the log as of a time, and returns its position when the live view has it.
+func happened(t *testing.T, c *apitest.Cluster, resource string, object metav1.Object, at time.Time) uint64 {
+	t.Helper()
+	kind, _ := c.Kinds.ByResource(domain.Resource{Resource: resource})
+	data, err := domain.Encode(kind, object.(runtime.Object))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := domain.Event{
+		ID: uuid.NewString(), Type: kind.Kind + "Created", Ref: kind.Ref(object.GetNamespace(), object.GetName()), Op: domain.Created, Change: data,
+		Time: at, Version: domain.SchemaVersion, Actor: domain.Actor{User: "ada"}, Command: domain.CommandInfo{Verb: "create"}, Correlation: uuid.NewString(),
+	}
+	e.Ref.UID = object.GetUID()
+	p, err := eventstore.Propose(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done, err := c.Log.Append(t.Context(), e.Ref.Stream(), eventstore.NoStream, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Live.WaitFor(t.Context(), uint64(done.Position)); err != nil {
+		t.Fatal(err)
+	}
+	return uint64(done.Position)
 }
 
 func TestWatchFromAnyVersion(t *testing.T) {

@@ -105,6 +105,7 @@ func (r *Registry) indexStores() error {
 		for version, stores := range g.VersionedResourcesStorageMap {
 			gv := schema.GroupVersion{Group: group, Version: version}
 			for path, store := range stores {
+				tellAgesAsOf(store)
 				e, err := describe(gv, path, store, stores)
 				if err != nil {
 					return err

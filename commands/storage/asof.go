@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,6 +22,22 @@ func WithAsOf(ctx context.Context, position uint64) context.Context {
 func AsOf(ctx context.Context) (uint64, bool) {
 	p, ok := ctx.Value(asOfKey{}).(uint64)
 	return p, ok
+}
+
+type momentKey struct{}
+
+// WithMoment tells a request that is bound to the past when that was. moment is asked when somebody wants to know; false says that
+// nobody does.
+func WithMoment(ctx context.Context, moment func() (time.Time, bool)) context.Context {
+	return context.WithValue(ctx, momentKey{}, moment)
+}
+
+// Moment returns when that was to which a request is bound, if it is bound to the past and that is known.
+func Moment(ctx context.Context) (time.Time, bool) {
+	if moment, ok := ctx.Value(momentKey{}).(func() (time.Time, bool)); ok {
+		return moment()
+	}
+	return time.Time{}, false
 }
 
 // RefusePast returns the error that a write gets whose request is bound to the past, and nil for any other.
