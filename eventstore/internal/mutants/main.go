@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -105,6 +106,11 @@ func (m mutation) try(ctx context.Context, root, dir string) error {
 	replace, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, m.file): file}})
 	if err := errors.Join(err, os.WriteFile(file, []byte(broken), 0o600), os.WriteFile(overlay, replace, 0o600)); err != nil {
 		return err
+	}
+	// What a property test writes down of a failure that was provoked is of no use to anybody.
+	failures := filepath.Join(root, m.pkg, "testdata", "rapid")
+	if _, err := os.Stat(failures); errors.Is(err, fs.ErrNotExist) {
+		defer os.RemoveAll(failures)
 	}
 	cmd := exec.CommandContext(ctx, "go", "test", "-overlay", overlay, "-count", "1", "-timeout", "1m",
 		"-run", m.pattern(), m.pkg)
