@@ -3,6 +3,7 @@ package esdb_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -42,7 +43,7 @@ func (idle) Append(call streams.Streams_AppendServer) error {
 // BenchmarkAppendToNothing is what the official client and gRPC cost by themselves: no log, no disk, none of our code. BenchmarkAppend
 // cannot be quicker.
 func BenchmarkAppendToNothing(b *testing.B) {
-	const writers, size = 256, 256
+	const writers = 256
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
@@ -62,23 +63,27 @@ func BenchmarkAppendToNothing(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer client.Close()
-	data := make([]byte, size)
-	b.ReportAllocs()
-	b.ResetTimer()
-	var left atomic.Int64
-	left.Store(int64(b.N))
-	var group sync.WaitGroup
-	for range writers {
-		group.Go(func() {
-			for left.Add(-1) >= 0 {
-				event := esdb.EventData{EventID: uuid.New(), EventType: "PodChanged", Data: data}
-				if _, err := client.AppendToStream(context.Background(), "pods-default/web", esdb.AppendToStreamOptions{}, event); err != nil {
-					b.Error(err)
-					return
-				}
+	for _, size := range []int{256, 10 << 10} {
+		b.Run(fmt.Sprintf("%dB", size), func(b *testing.B) {
+			data := make([]byte, size)
+			b.ReportAllocs()
+			b.ResetTimer()
+			var left atomic.Int64
+			left.Store(int64(b.N))
+			var group sync.WaitGroup
+			for range writers {
+				group.Go(func() {
+					for left.Add(-1) >= 0 {
+						event := esdb.EventData{EventID: uuid.New(), EventType: "PodChanged", Data: data}
+						if _, err := client.AppendToStream(context.Background(), "pods-default/web", esdb.AppendToStreamOptions{}, event); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
 			}
+			group.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "appends/s")
 		})
 	}
-	group.Wait()
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "appends/s")
 }
