@@ -39,7 +39,7 @@ func (s *Server) withAsOf(next http.Handler) http.Handler {
 			responsewriters.ErrorNegotiated(err, legacyscheme.Codecs, schema.GroupVersion{Version: "v1"}, w, r)
 			return
 		}
-		ctx := storage.WithMoment(storage.WithAsOf(r.Context(), position), func() (time.Time, bool) { return s.timeOf(r.Context(), moment, position) })
+		ctx := storage.WithMoment(storage.WithAsOf(r.Context(), position), func() (time.Time, error) { return s.timeOf(r.Context(), moment, position) })
 		in := r.Clone(ctx)
 		in.URL = &url.URL{Path: "/" + path, RawQuery: r.URL.RawQuery}
 		if in.URL.RawPath = ""; strings.Contains(r.URL.RawPath, "%") {
@@ -92,28 +92,28 @@ func (s *Server) resolve(r *http.Request, moment string) (uint64, error) {
 	return n, nil
 }
 
-// timeOf says when a moment was that resolve has found the position of.
-func (s *Server) timeOf(ctx context.Context, moment string, position uint64) (time.Time, bool) {
+// timeOf says when a moment was that resolve has found the position of; the zero time when no event is left that would tell.
+func (s *Server) timeOf(ctx context.Context, moment string, position uint64) (time.Time, error) {
 	if t, err := time.Parse(time.RFC3339Nano, moment); err == nil {
-		return t, true
+		return t, nil
 	}
 	for r, err := range s.cfg.Log.ReadAll(ctx, eventstore.ReadAll{From: eventstore.Position(position), Direction: eventstore.Backwards, Limit: 1}) {
 		if err != nil {
-			break
+			return time.Time{}, apierrors.NewServiceUnavailable(fmt.Sprintf("the log does not say when position %d was: %v", position, err))
 		}
 		if e, ok, err := projections.EventOf(r); err == nil && ok {
-			return e.Time, true
+			return e.Time, nil
 		}
-		return r.Created, true
+		return r.Created, nil // not an event of the cluster, or one that cannot be read: the log's own clock is all there is
 	}
-	return time.Time{}, false
+	return time.Time{}, nil
 }
 
 // beginning says when the log begins, in words.
 func (s *Server) beginning(ctx context.Context) string {
 	for e, err := range s.cfg.Log.ReadAll(ctx, eventstore.ReadAll{Limit: 1}) {
 		if err == nil {
-			return e.Created.UTC().Format(time.RFC3339)
+			return e.Created.UTC().Format(time.RFC3339Nano)
 		}
 	}
 	return "it"

@@ -12,13 +12,16 @@ import (
 	"github.com/google/uuid"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/shiplog/shiplog/api"
 	"github.com/shiplog/shiplog/api/apitest"
+	"github.com/shiplog/shiplog/commands/storage"
 	"github.com/shiplog/shiplog/domain"
 	"github.com/shiplog/shiplog/eventstore"
 )
@@ -247,5 +250,55 @@ func TestWithoutHistoryThePastIsUnavailable(t *testing.T) {
 	_, err := at(t, c, "1").CoreV1().ConfigMaps("default").List(context.Background(), metav1.ListOptions{})
 	if !apierrors.IsServiceUnavailable(err) {
 		t.Errorf("got %v, want %d", err, http.StatusServiceUnavailable)
+	}
+}
+
+// Each table of each kind tells the age that an object had then, or when it was created; the object itself is what it was.
+func TestEveryTableTellsAgesAsOfThen(t *testing.T) {
+	c := apitest.Start(t, apitest.WithHistory)
+	then := time.Now().Add(-48 * time.Hour).Truncate(time.Second)
+	created := metav1.NewTime(then.Add(-50 * time.Minute))
+	past := storage.WithMoment(t.Context(), func() (time.Time, error) { return then, nil })
+	ages := 0
+	for _, group := range c.Server.Registry().Groups() {
+		for _, stores := range group.VersionedResourcesStorageMap {
+			for path, store := range stores {
+				tables, ok := store.(rest.TableConvertor)
+				if _, listed := store.(rest.Lister); !ok || !listed {
+					continue
+				}
+				object := store.New()
+				m, err := meta.Accessor(object)
+				if err != nil {
+					continue // not an object that is kept: reviews, component statuses
+				}
+				m.SetName("x")
+				m.SetCreationTimestamp(created)
+				table, err := tables.ConvertToTable(past, object, &metav1.TableOptions{})
+				if err != nil || len(table.Rows) != 1 {
+					t.Errorf("%s: %v, %v", path, table, err)
+					continue
+				}
+				row := table.Rows[0]
+				if shown, err := meta.Accessor(row.Object.Object); err != nil || !shown.GetCreationTimestamp().Time.Equal(created.Time) {
+					t.Errorf("%s: the row's object was created at %v, want %s: %v", path, shown, created, err)
+				}
+				for i, column := range table.ColumnDefinitions {
+					switch got := row.Cells[i]; column.Name {
+					case "Age":
+						if ages++; got != "50m" {
+							t.Errorf("%s: age %v, want 50m", path, got)
+						}
+					case "Created At":
+						if want := created.UTC().Format(time.RFC3339); got != want {
+							t.Errorf("%s: created at %v, want %s", path, got, want)
+						}
+					}
+				}
+			}
+		}
+	}
+	if ages < 30 {
+		t.Errorf("%d tables told an age: nearly all do", ages)
 	}
 }

@@ -7,28 +7,43 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 
 	"github.com/shiplog/shiplog/commands/storage"
 )
 
+// plainTables is the type of the tables of kinds for which upstream has no printer.
+var plainTables = reflect.TypeOf(rest.NewDefaultTableConvertor(schema.GroupResource{}))
+
 // tellAgesAsOf makes a store print the past as it was printed then.
-func tellAgesAsOf(store rest.Storage) {
-	v := reflect.Indirect(reflect.ValueOf(store))
+func tellAgesAsOf(store rest.Storage) { tellAges(reflect.ValueOf(store)) }
+
+// tellAges looks for the store in a REST type of upstream's, which embeds it, or keeps it to itself, or embeds another that does.
+func tellAges(v reflect.Value) {
+	for v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface {
+		v = v.Elem()
+	}
 	if v.Kind() != reflect.Struct {
 		return
 	}
 	for i := range v.NumField() {
-		// Upstream's REST types mostly embed their store; those of namespaces and a few more keep it to themselves.
-		field := v.Field(i)
-		if field.Type() != reflect.TypeFor[*genericregistry.Store]() || field.IsNil() {
-			continue
+		switch field := v.Field(i); {
+		case field.Type() == reflect.TypeFor[*genericregistry.Store]() && !field.IsNil():
+			tellAgesOf((*genericregistry.Store)(field.UnsafePointer()))
+		case v.Type().Field(i).Anonymous:
+			tellAges(field)
 		}
-		s := (*genericregistry.Store)(field.UnsafePointer())
-		if _, done := s.TableConvertor.(asOfTables); !done && s.TableConvertor != nil { // a resource and its subresources may share a store
-			s.TableConvertor = asOfTables{s.TableConvertor}
-		}
+	}
+}
+
+func tellAgesOf(s *genericregistry.Store) {
+	switch reflect.TypeOf(s.TableConvertor) {
+	case nil, plainTables: // tells when an object was created, not how long ago
+	case reflect.TypeFor[asOfTables](): // a resource and its subresources may share a store
+	default:
+		s.TableConvertor = asOfTables{s.TableConvertor}
 	}
 }
 
@@ -38,8 +53,11 @@ type asOfTables struct{ rest.TableConvertor }
 
 // ConvertToTable implements rest.TableConvertor.
 func (t asOfTables) ConvertToTable(ctx context.Context, object, options runtime.Object) (*metav1.Table, error) {
-	moment, ok := storage.Moment(ctx)
-	if !ok {
+	moment, err := storage.Moment(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if moment.IsZero() {
 		return t.TableConvertor.ConvertToTable(ctx, object, options)
 	}
 	// The printers ask the clock, so everything is printed as if it had happened that much later.

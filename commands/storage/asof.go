@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -26,18 +27,18 @@ func AsOf(ctx context.Context) (uint64, bool) {
 
 type momentKey struct{}
 
-// WithMoment tells a request that is bound to the past when that was. moment is asked when somebody wants to know; false says that
-// nobody does.
-func WithMoment(ctx context.Context, moment func() (time.Time, bool)) context.Context {
-	return context.WithValue(ctx, momentKey{}, moment)
+// WithMoment tells a request that is bound to the past how to find out when that was: moment is called once, when somebody wants to know.
+// It returns the zero time when nothing is left that would tell.
+func WithMoment(ctx context.Context, moment func() (time.Time, error)) context.Context {
+	return context.WithValue(ctx, momentKey{}, sync.OnceValues(moment))
 }
 
-// Moment returns when that was to which a request is bound, if it is bound to the past and that is known.
-func Moment(ctx context.Context) (time.Time, bool) {
-	if moment, ok := ctx.Value(momentKey{}).(func() (time.Time, bool)); ok {
+// Moment returns when that was to which a request is bound; the zero time when it is bound to none, or that is not known.
+func Moment(ctx context.Context) (time.Time, error) {
+	if moment, ok := ctx.Value(momentKey{}).(func() (time.Time, error)); ok {
 		return moment()
 	}
-	return time.Time{}, false
+	return time.Time{}, nil
 }
 
 // RefusePast returns the error that a write gets whose request is bound to the past, and nil for any other.

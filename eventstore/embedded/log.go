@@ -217,7 +217,7 @@ func (l *Log) pebbleOptions(exists bool) *pebble.Options {
 			FlushEnd: l.flushed, WriteStallBegin: l.stalled, WriteStallEnd: l.unstalled,
 		},
 	}
-	// Zstd would save a fifth of the disk and cost every reader of history a third of its speed: identifiers and digests, which do
+	// Zstd would save a fifth of the disk and cost every reader of history a quarter of its speed: identifiers and digests, which do
 	// not compress, are most of what is left.
 	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionFastest })
 	for i := range o.Levels {
